@@ -1,0 +1,50 @@
+# make run     set up, then fine-tune the built-in model and leave a report
+# make test    set up, then check that notebooks and package agree, and run all tests
+# make lab     set up, then open the lectures in JupyterLab
+# make docs    set up, then build the site into _docs/
+# make bench   set up, then run the benchmarks
+# make clean   remove what can be built again; runs/ and .venv/ stay
+#
+# PYTHON=python3.12       the interpreter to use; by default the first of 3.11 or newer
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                         on Linux without a GPU: torch from there, which saves gigabytes
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+TORCH_INDEX ?=
+BIN = .venv/bin
+STAMP = .venv/.set-up
+
+.PHONY: run test lab docs bench clean
+.DEFAULT_GOAL := run
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "setting up .venv with $(PYTHON); the first time takes some minutes"
+	@$(PYTHON) -m venv .venv
+	@test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install -q -c constraints.txt torch --index-url "$(TORCH_INDEX)"
+	@$(BIN)/python -m pip install -q --use-pep517 -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(STAMP)
+	@out=runs/first; n=2; \
+	while [ -e "$$out" ]; do out=runs/run-$$n; n=$$((n + 1)); done; \
+	$(BIN)/gpt-course finetune --out "$$out" && echo "open $$out/report.html"
+
+test: $(STAMP)
+	@$(BIN)/python tools/check_sync.py
+	@$(BIN)/python -m pytest
+
+lab: $(STAMP)
+	@$(BIN)/jupyter lab nbs
+
+docs: $(STAMP)
+	@$(BIN)/python tools/build_docs.py
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run.py
+
+clean:
+	@rm -rf _docs _proc _site build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/sidebar.yml
+	@find . -name .venv -prune -o -name .git -prune -o \
+		\( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -1,0 +1,146 @@
+"The command line, run as a process, as a person runs it"
+import csv, json, os, signal, subprocess, sys, time
+import pytest
+import torch
+from gpt_course.cli import FILES
+from gpt_course.pretrained import load_pretrained
+
+
+def gpt_course(*args, **kw):
+    return subprocess.run([sys.executable, "-m", "gpt_course.cli", *map(str, args)], capture_output=True, text=True, timeout=300, **kw)
+
+
+def refused(result, contains):
+    "Exit code 2, one message, no traceback."
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("gpt-course ") and contains in result.stderr, result.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(small_model, small_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "done"
+    result = gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", out, "--max-new-tokens", 12)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def test_finetune_leaves_every_file(finished, small_data):
+    assert sorted(p.name for p in finished.iterdir()) == sorted(FILES)
+    records = json.loads(small_data.read_text())
+    responses = json.loads((finished / "responses.json").read_text())
+    assert [r["instruction"] for r in responses] == [r["instruction"] for r in records[51:57]]
+    assert all(list(r) == ["instruction", "input", "output", "response_before", "response"] for r in responses)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for when in ("before", "after"):
+        assert {"loss", "exact_match", "rouge_l", "token_f1", "n", "seconds"} <= metrics[when].keys() and metrics[when]["n"] == 6
+    assert metrics["after"]["loss"] < metrics["before"]["loss"]
+    with open(finished / "history.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert list(rows[0]) == "step,epoch,examples_seen,tokens_seen,train_loss,val_loss,lr".split(",")
+    assert len(rows) == 1 + 2 * 7 and int(rows[-1]["examples_seen"]) == 2 * 51
+    run = json.loads((finished / "run.json").read_text())
+    assert run["settings"]["seed"] == 123 and run["versions"]["torch"] == torch.__version__
+    assert (finished / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_model_it_leaves_answers(finished):
+    load_pretrained(finished)
+    result = gpt_course("respond", finished, "Say the number 7.", "--max-new-tokens", 5)
+    assert result.returncode == 0 and not result.stderr
+    transformers = pytest.importorskip("transformers")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(finished)(ids).logits
+        assert (load_pretrained(finished)[0](ids) - theirs).abs().max() < 1e-4
+
+
+def test_an_existing_run_is_left_alone(finished, small_model, small_data):
+    before = {p.name: p.read_bytes() for p in finished.iterdir()}
+    refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", finished), "already has a run in it")
+    refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", finished, "--resume", "--max-new-tokens", 12), "complete")
+    assert before == {p.name: p.read_bytes() for p in finished.iterdir()}
+
+
+def test_killed_and_resumed_gives_the_same(small_model, small_data, tmp_path):
+    args = ["finetune", "--model", small_model, "--data", small_data, "--max-new-tokens", 4, "--epochs", 40, "--batch-size", 4]
+    assert gpt_course(*args, "--out", tmp_path / "whole").returncode == 0
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-m", "gpt_course.cli", *map(str, args), "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (killed / "checkpoint.safetensors").exists() and time.time() < deadline and process.poll() is None: time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (killed / "checkpoint.safetensors").exists() and not (killed / "metrics.json").exists()
+    refused(gpt_course(*args, "--out", killed), "--resume")
+    refused(gpt_course(*args[:-2], "--batch-size", 8, "--out", killed, "--resume"), "batch_size 4 → 8")
+    result = gpt_course(*args, "--out", killed, "--resume")
+    assert result.returncode == 0, result.stderr
+    for name in ("history.csv", "model.safetensors", "responses.json"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+GOOD = {"instruction": "Say hi.", "input": "", "output": "Hi."}
+BAD = {
+    "missing": (None, "no such file"),
+    "empty": (b"", "is empty"),
+    "not JSON": (b"{oops", "not JSON"),
+    "not a list": (b'{"a": 1}', "need a list"),
+    "no instruction": (json.dumps([GOOD, {"output": "x"}]).encode(), "record 2: field 'instruction' is missing"),
+    "no output": (json.dumps([{"instruction": "x"}, GOOD]).encode(), "record 1: field 'output' is missing"),
+    "not text": (json.dumps([GOOD, GOOD, {"instruction": "x", "output": 3}]).encode(), "record 3: field 'output' is a number"),
+    "empty output": (json.dumps([{"instruction": "x", "output": " "}]).encode(), "record 1: field 'output' is empty"),
+    "invalid UTF-8": (b'[{"instruction": "caf\xe9", "output": "x"}]', "not UTF-8"),
+    "long prompt": (json.dumps([GOOD] * 9 + [{"instruction": "x y " * 400, "output": "x"}] * 3).encode(), "tokens"),
+    "too few": (json.dumps([GOOD]).encode(), "at least 3"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_is_refused_with_one_message(name, small_model, tmp_path):
+    content, contains = BAD[name]
+    if content is not None: (tmp_path / "data.json").write_bytes(content)
+    result = gpt_course("finetune", "--model", small_model, "--data", tmp_path / "data.json", "--out", tmp_path / "out")
+    refused(result, contains)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("args, contains", [
+    (["finetune", "--model", "gpt5"], "unknown model 'gpt5'"),
+    (["finetune", "--epochs", "0"], "epochs is 0"),
+    (["finetune", "--batch-size", "0"], "batch_size is 0"),
+    (["finetune", "--device", "abacus"], "'abacus'"),
+    (["respond", "tiny", "why " * 400], "context is 256"),
+    (["respond", "tiny", ""], "instruction is empty"),
+    (["respond", "tiny", "Hi", "--top-p", "7", "--temperature", "1"], "top_p is 7.0"),
+    (["evaluate", "tiny", "--judge", "http://127.0.0.1:9/v1"], "--judge-model"),
+])
+def test_bad_arguments_are_refused_with_one_message(args, contains, tmp_path):
+    refused(gpt_course(*args, cwd=tmp_path), contains)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_model_folder_that_is_broken_is_refused(small_model, tmp_path):
+    (tmp_path / "config.json").write_bytes((small_model / "config.json").read_bytes())
+    refused(gpt_course("respond", tmp_path, "Hi"), "model.safetensors: no such file")
+    (tmp_path / "model.safetensors").write_bytes((small_model / "model.safetensors").read_bytes()[:-100])
+    refused(gpt_course("respond", tmp_path, "Hi"), "not a whole safetensors file")
+
+
+def test_without_network_gpt2_says_what_to_do(tmp_path):
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    refused(gpt_course("respond", "gpt2", "Hi", env=env), "use --model tiny")
+
+
+def test_lab_copies_the_lectures_and_keeps_yours(tmp_path):
+    assert gpt_course("lab", tmp_path, "--copy-only").returncode == 0
+    assert (tmp_path / "01_dataset.ipynb").exists()
+    (tmp_path / "01_dataset.ipynb").write_text("mine")
+    assert gpt_course("lab", tmp_path, "--copy-only").returncode == 0
+    assert (tmp_path / "01_dataset.ipynb").read_text() == "mine"
+
+
+def test_importing_neither_prints_nor_loads_torch_for_help():
+    code = "import sys, gpt_course, gpt_course.cli; sys.exit('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0 and not result.stdout and not result.stderr
