@@ -1,9 +1,10 @@
 "The package as settings.ini describes it"
 from configparser import ConfigParser
 from pathlib import Path
-import shlex
+import shlex, shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 ini = ConfigParser(delimiters=['='], interpolation=None)
@@ -14,7 +15,17 @@ status = {'1': 'Planning', '2': 'Pre-Alpha', '3': 'Alpha', '4': 'Beta', '5': 'Pr
 
 def listed(key): return shlex.split(cfg.get(key, ''))
 
+class WithLectures(build_py):
+    "The wheel also carries the notebooks, as `gpt_course/lectures`, for `gpt-course lab`"
+    def run(self):
+        super().run()
+        if getattr(self, "editable_mode", False): return   # a checkout has them in nbs/
+        target = Path(self.build_lib)/lib/'lectures'
+        target.mkdir(parents=True, exist_ok=True)
+        for f in sorted((here/cfg['nbs_path']).glob('*.ipynb')): shutil.copyfile(f, target/f.name)
+
 setup(
+    cmdclass={'build_py': WithLectures},
     name=lib,
     version=cfg['version'],
     description=cfg['description'],

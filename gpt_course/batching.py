@@ -102,7 +102,7 @@ def fit_examples(
     max_length: int = 1024,  # context of the model, in tokens
     policy: str = "error",  # what to do with rows that are too long: "error", "drop" or "truncate"
 ) -> tuple[list[Example], list[int]]:  # the examples kept, and their indices in `examples`
-    "Apply a length policy. `truncate` cuts responses, without an end token; a prompt without room is never cut."
+    "Apply a length policy. `truncate` keeps long rows, for `collate_examples` to cut; a prompt without room is refused."
     if policy not in ("error", "drop", "truncate"):
         raise ValueError(f"policy is {policy!r}; choose 'error', 'drop' or 'truncate'")
     report = length_report(examples, max_length)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/cli.ipynb #cli-003
 from __future__ import annotations
-import argparse, base64, json, platform, shutil, subprocess, sys, time
+import argparse, base64, hashlib, json, platform, shutil, subprocess, sys, time
 from dataclasses import asdict
 from functools import partial
 from html import escape
@@ -73,12 +73,15 @@ def run_finetune(
     from gpt_course.responses import compare_responses, encode_prompts
     out = Path(out)
     if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; need at least 1")
+    if max_new_tokens < 1: raise ValueError(f"max_new_tokens is {max_new_tokens}; need at least 1")
     parts = split_records(load_data(data))
     net, tokenizer = load_pretrained(model, pick_device(device))
-    encode_prompts(parts[1], tokenizer, net.config.n_positions)
     train, test, val = make_loaders(parts, tokenizer, net.config.n_positions, batch_size, seed, policy)
-    config = TrainConfig(epochs=epochs, lr=lr or default_lr(net.config.n_embd), seed=seed, accumulate=accumulate)
-    settings = {"model": str(model), "data": str(data), "batch_size": batch_size, "device": device, "max_new_tokens": max_new_tokens, "policy": policy}
+    parts = (parts[0], [parts[1][i] for i in test.dataset.kept], parts[2])  # loss and answers: the same records
+    encode_prompts(parts[1], tokenizer, net.config.n_positions)
+    config = TrainConfig(epochs=epochs, lr=default_lr(net.config.n_embd) if lr is None else lr, seed=seed, accumulate=accumulate)
+    settings = {"model": str(model), "data": str(data), "data_sha256": hashlib.sha256(json.dumps(parts).encode()).hexdigest(), "batch_size": batch_size,
+                "device": next(net.parameters()).device.type, "max_new_tokens": max_new_tokens, "policy": policy}
     _open_run(out, settings | asdict(config), resume)
     print(f"{data}: {len(parts[0])} training, {len(parts[1])} test, {len(parts[2])} validation records; {audit_splits(*parts)}", file=sys.stderr)
     before, scores_before = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, "before")
@@ -86,7 +89,7 @@ def run_finetune(
     history = finetune(net, train, val, config, out / _CHECKPOINT, resume, progress)
     training_s = round(time.perf_counter() - start, 2)
     after, scores_after = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, "after")
-    scores_after["seconds"] |= {"finetune": training_s}
+    scores_after["seconds"] |= {"finetune": training_s} | ({"resumed": True} if resume else {})  # resumed: the last part only
     metrics, compared = {"before": scores_before, "after": scores_after}, compare_responses(parts[1], before, after)
     save_pretrained(net, out)
     history.save(out / "history.csv")

@@ -7,15 +7,15 @@ from __future__ import annotations
 import hashlib, random, re, zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from .dataset import ASSETS
 from .sentences import GENERATORS, read_lexicon
 
 # %% auto #0
-__all__ = ['MIXTURE', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia', 'is_reserved', 'draw_row',
-           'entity_document', 'contrast_document', 'interrupted_document', 'echo_document', 'random_document',
-           'prose_document', 'relation_weights', 'documents', 'make_records']
+__all__ = ['FOCUS_ROWS', 'MIXTURE', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia', 'limit_rows',
+           'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document', 'interrupted_document',
+           'echo_document', 'random_document', 'prose_document', 'relation_weights', 'documents', 'make_records']
 
 # %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-006
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ def read_relation(
             head[key.strip()] = value.strip()
     missing = {"title", "subject", "source"} - head.keys()
     if missing: raise ValueError(f"{path.name}: header lacks {', '.join(sorted(missing))}; add a `key: value` line for each")
+    for name in ("names", "wordings", "tasks"):
+        if not parts[name]: raise ValueError(f"{path.name}: no [{name}]; add at least one line")
+    columns = set(parts["table"][0][1].split("\t")) if parts["table"] else None
+    for n, line in parts["names"] + parts["wordings"] + parts["tasks"]:
+        if columns and (unknown := {m[3] for m in _SLOT.finditer(line)} - columns):
+            raise ValueError(f"{path.name}, line {n}: no column {', '.join(sorted(unknown))}; columns are {', '.join(sorted(columns))}")
     tasks = [_read_task(path, n, line) for n, line in parts["tasks"]]
     return Relation(path.stem, head["title"], head["subject"], tuple(l.strip() for _, l in parts["names"]),
                     tuple(l.strip() for _, l in parts["wordings"]), tuple(tasks), _read_table(path, head, parts["table"]),
@@ -95,9 +101,11 @@ class Encyclopedia:
     relations: list[Relation]
     prose: list[str]  # paragraphs
     lexicon: dict  # word lists of the sentence generators
-    about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(default_factory=dict)  # (subject column, subject) to facts
+    generated_as: int = 80  # a sentence relation is drawn as often as a table of so many rows
+    about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)  # (subject column, subject) to facts
 
     def __post_init__(self):
+        self.about = {}
         for relation in self.relations:
             for row in relation.rows:
                 self.about.setdefault((relation.subject, row[relation.subject]), []).append((relation, row))
@@ -112,7 +120,19 @@ def read_encyclopedia(
     prose = [p.strip() for f in files if f.stem.startswith("prose_") for p in f.read_text("utf-8").split("\n\n") if p.strip()]
     return Encyclopedia(relations, prose, read_lexicon(Path(folder) / "lexicon.txt"))
 
-# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-014
+
+FOCUS_ROWS = 16  # rows of each table that the shipped model has read often, and that `builtin` asks about
+
+
+def limit_rows(
+    enc: Encyclopedia,
+    rows: int = FOCUS_ROWS,  # kept of each table, at most
+) -> Encyclopedia:
+    "A smaller world: of each table `rows` rows, evenly spaced; sentence relations and prose as they are."
+    def some(table): return table if len(table) <= rows else tuple(table[i * len(table) // rows] for i in range(rows))
+    return Encyclopedia([replace(r, rows=some(r.rows)) for r in enc.relations], enc.prose, enc.lexicon, min(enc.generated_as, rows))
+
+# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-016
 def is_reserved(
     relation: Relation,
     row: dict[str, str],
@@ -122,21 +142,36 @@ def is_reserved(
     return bool(relation.generator) and zlib.crc32("|".join([relation.name, *row.values()]).encode()) % one_in == 0
 
 
+_TURNED = {"active_to_passive": "passive_to_active", "statement_to_question": "question_to_statement", "present_to_past": "past_to_present",
+           "contract": "contraction_expand", "join_sentences": "split_sentence", "opposite_in_context": "opposite_in_context"}
+_TURNED |= {b: a for a, b in _TURNED.items()}  # generators whose rows are another's, read backwards
+
+
+def is_held_out(relation: Relation, row: dict[str, str]) -> bool:
+    "Is the row kept out of the text, and also kept out when another relation tells it backwards?"
+    if not is_reserved(relation, row): return False
+    if relation.generator not in _TURNED: return True
+    swap = {"before": "after", "after": "before", "old": "new", "new": "old"}
+    backwards = {key: row[swap[key]] if swap.get(key) in row else value for key, value in row.items()}
+    other = _TURNED[relation.generator]
+    return is_reserved(replace(relation, name=relation.name.replace(relation.generator, other), generator=other), backwards)
+
+
 def draw_row(
     rng: random.Random,
     relation: Relation,
     lexicon: dict,  # word lists, see `read_lexicon`
-    reserved: bool = False,  # draw only reserved rows (for records), or only the others (for text)
-    tries: int = 400,  # give up after so many draws: the generator has too few rows
+    held_out: bool = False,  # draw only rows that are kept out of the text (for records), or only the others (for text)
+    tries: int = 5000,  # give up after so many draws: the generator has too few rows
 ) -> dict[str, str]:
-    "A row of the table, or a generated one that is, or is not, reserved."
+    "A row of the table, or a generated one that is, or is not, kept out of the text."
     if relation.rows: return rng.choice(relation.rows)
     for _ in range(tries):
         row = GENERATORS[relation.generator](rng, lexicon)
-        if is_reserved(relation, row) == reserved: return row
-    raise ValueError(f"{relation.name}: no {'' if reserved else 'un'}reserved row in {tries} draws of {relation.generator!r}")
+        if is_held_out(relation, row) if held_out else not is_reserved(relation, row): return row
+    raise ValueError(f"{relation.name}: no {'held-out' if held_out else 'open'} row in {tries} draws of {relation.generator!r}; extend the lexicon")
 
-# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-016
+# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-018
 def _join(rng: random.Random, sentences: list[str]) -> str:
     return rng.choice((" ", " ", " ", "\n", "\n\n")).join(sentences)
 
@@ -183,7 +218,7 @@ def interrupted_document(rng: random.Random, enc: Encyclopedia, relation: Relati
     aside = " ".join(prose[start : start + rng.choice((1, 1, 2))])
     return _join(rng, [fill(rng.choice(relation.names), row), aside, *_tell(rng, relation, row, rng.choice((1, 2)), named=False)])
 
-# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-018
+# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-020
 _ECHO_ONE = ("The text says: {x}\nWritten down once more, it says: {x}", "Somebody wrote '{x}' on a wall. '{x}' could be read there for years.",
              "There was a note with the words: {x}\nThe note was copied, and the copy says: {x}", "{x}\n{x}",
              "'{x}' stands at the top of the page, and '{x}' stands at the bottom.", "The sign reads '{x}'. Everybody who passes reads '{x}'.")
@@ -216,14 +251,14 @@ def prose_document(rng: random.Random, enc: Encyclopedia, relation: Relation) ->
     "A paragraph of prose, sometimes two."
     return "\n\n".join(rng.sample(enc.prose, rng.choice((1, 1, 1, 2))))
 
-# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-020
+# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-022
 MIXTURE: dict[Callable, float] = {entity_document: 0.42, contrast_document: 0.24, interrupted_document: 0.08,
                                   echo_document: 0.13, random_document: 0.07, prose_document: 0.06}
 
 
-def relation_weights(enc: Encyclopedia, power: float = 0.8, generated_as: int = 80) -> list[float]:
+def relation_weights(enc: Encyclopedia, power: float = 0.8) -> list[float]:
     "How often each relation is drawn: its number of rows, to a power below 1."
-    return [(len(r.rows) or generated_as) ** power for r in enc.relations]
+    return [(len(r.rows) or enc.generated_as) ** power for r in enc.relations]
 
 
 def documents(
@@ -237,10 +272,10 @@ def documents(
         make = rng.choices(list(mixture), list(mixture.values()))[0]
         yield make(rng, enc, rng.choices(enc.relations, weights)[0])
 
-# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-023
+# %% ../nbs/12_encyclopedia.ipynb #12-encyclopedia-025
 def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) -> list[dict[str, str]]:
     "Up to `n` rows of `relation`, no two of which tell the same fact, forwards or backwards."
-    rows = list(relation.rows) or [draw_row(rng, relation, lexicon, reserved=True) for _ in range(3 * n)]
+    rows = list(relation.rows) or [draw_row(rng, relation, lexicon, held_out=True) for _ in range(3 * n)]
     rng.shuffle(rows)
     seen, out = set(), []
     for row in rows:

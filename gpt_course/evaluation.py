@@ -4,11 +4,11 @@
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-003
 from __future__ import annotations
-import json, random, re, urllib.error, urllib.request
+import http.client, json, random, re, urllib.error, urllib.request
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import mean
+from statistics import fmean as mean
 from .responses import Response
 
 # %% auto #0
@@ -32,7 +32,7 @@ def _f1(common: int, n_response: int, n_output: int) -> float:
 
 
 def token_f1(response: str, output: str) -> float:  # 0 to 1
-    "Harmonic mean of precision and recall over words, as bags (Rajpurkar et al. 2016)."
+    "Harmonic mean of precision and recall over words, as bags (Rajpurkar et al. 2016, who also drop a, an and the)."
     a, b = words(response), words(output)
     return _f1(sum((Counter(a) & Counter(b)).values()), len(a), len(b))
 
@@ -105,7 +105,7 @@ def parse_score(
     reply: str,  # what the judge wrote
 ) -> int | None:  # 0 to 100, or `None` if there is no readable grade
     "The grade on the last line that has one."
-    found = re.findall(r"^\W*SCORE\W*(\d{1,3})(?:\s*/\s*100)?\W*$", reply, flags=re.M | re.I)
+    found = re.findall(r"^[^\w\n]*SCORE[^\w\n]*(?<!-)(\d{1,3})(?:[^\S\n]*/[^\S\n]*100)?[^\w\n]*$", reply, flags=re.M | re.I)
     return int(found[-1]) if found and int(found[-1]) <= 100 else None
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-026
@@ -126,7 +126,7 @@ def ask_endpoint(
             return json.loads(reply.read())["choices"][0]["message"]["content"] or ""
     except urllib.error.HTTPError as e:
         raise ValueError(f"judge at {address}: HTTP {e.code} ({e.read()[:200].decode('utf-8', 'replace').strip()}); is {model!r} the right model name?") from None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, http.client.HTTPException) as e:
         if isinstance(e, json.JSONDecodeError): raise ValueError(f"judge at {address}: the reply is not JSON; is this an OpenAI-compatible address?") from None
         raise ValueError(f"judge at {address}: cannot be reached ({getattr(e, 'reason', e)}); start the server, or check --judge") from None
     except (KeyError, IndexError, TypeError):

@@ -132,6 +132,8 @@ class History:
                 raise ValueError(f"{path}, line {n}: {line!r} has a cell that is not a number; mend or remove the line") from None
             if len(cells) != len(COLUMNS): raise ValueError(f"{path}, line {n}: {len(cells)} cells, need {len(COLUMNS)}")
             row = dict(zip(COLUMNS, cells))
+            if empty := [k for k in COLUMNS if row[k] is None and k not in ("train_loss", "val_loss")]:
+                raise ValueError(f"{path}, line {n}: {', '.join(empty)} is empty; mend or remove the line")
             rows.append({k: int(v) if k in ("step", "examples_seen", "tokens_seen") else v for k, v in row.items()})
         return cls(rows)
 
@@ -169,7 +171,9 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizers: list[torch.o
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021
 def _steps(loader: DataLoader, accumulate: int) -> Iterator[list]:
     "The loader's batches in groups of `accumulate`; the last group may be smaller."
-    batches = iter(loader)
+    state = torch.get_rng_state()
+    batches = iter(loader)  # draws from the global generator; a resumed run opens the loader once more,
+    torch.set_rng_state(state)  # and its dropout must not notice
     while group := list(islice(batches, accumulate)): yield group
 
 
@@ -184,6 +188,7 @@ def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: 
     n_tokens = sum(int((targets != -100).sum()) for _, targets in batches)
     if not n_tokens: raise ValueError("a step without a single supervised token: every target is masked; check the responses and max_length")
     total = 0.0
+    optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left some
     for input_ids, targets in batches:
         loss, _ = summed_loss(model, input_ids.to(device), targets.to(device))
         (loss / n_tokens).backward()
@@ -201,10 +206,12 @@ def _start(model: GPT, optimizer: torch.optim.Optimizer, val_loader: DataLoader,
     "The history so far: a fresh one with the loss before training, or the checkpoint's."
     if not (resume and checkpoint and Path(checkpoint).exists()):
         return History([dict(step=0, epoch=0.0, examples_seen=0, tokens_seen=0, train_loss=None, val_loss=evaluate_loss(model, val_loader), lr=0.0)])
-    state = load_checkpoint(checkpoint, model, [optimizer])
+    with safe_open(checkpoint, "pt") as f:
+        state = json.loads(f.metadata()["state"])
     if state["settings"] != settings:
         changed = ", ".join(f"{k} {state['settings'].get(k)!r} → {v!r}" for k, v in settings.items() if state["settings"].get(k) != v)
         raise ValueError(f"{checkpoint}: was made with other settings ({changed}); resume with the same, or start in a new directory")
+    load_checkpoint(checkpoint, model, [optimizer])
     return History(state["rows"])
 
 
@@ -219,7 +226,7 @@ def finetune(
     on_step: Callable[[dict], None] | None = None,  # called with each new row of the history
 ) -> History:
     "Fine-tune `model`; same seeds, same machine: the same losses to the bit, also when interrupted and resumed."
-    lr, sampler = config.lr or default_lr(model.config.n_embd), train_loader.batch_sampler
+    lr, sampler = default_lr(model.config.n_embd) if config.lr is None else config.lr, train_loader.batch_sampler
     optimizer = make_optimizer(model, lr, config.weight_decay)
     sampler.set_epoch(0)
     per_epoch = -(-len(sampler) // config.accumulate)

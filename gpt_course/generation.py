@@ -11,7 +11,7 @@ import torch
 from .model import GPT
 
 # %% auto #0
-__all__ = ['KVCache', 'filter_logits', 'Generated', 'generate', 'stream']
+__all__ = ['KVCache', 'next_probabilities', 'Generated', 'generate', 'stream']
 
 # %% ../nbs/05_generation.ipynb #05-generation-009
 class KVCache:
@@ -37,7 +37,7 @@ class KVCache:
         self.k, self.v = self.k[rows], self.v[rows]
 
 # %% ../nbs/05_generation.ipynb #05-generation-012
-def filter_logits(
+def next_probabilities(
     logits: torch.Tensor,  # float (..., V)
     temperature: float = 1.0,  # above 0
     top_k: int | None = None,  # keep the k best; `None`: all
@@ -105,7 +105,7 @@ def _decode(model: GPT, prompts: list[list[int]], limits: list[int], eos_id: int
         logits = model.head(hidden).float().cpu()
         if temperature == 0: tokens = logits.argmax(-1).tolist()
         else:
-            probs = filter_logits(logits, temperature, top_k, top_p)
+            probs = next_probabilities(logits, temperature, top_k, top_p)
             tokens = [torch.multinomial(p, 1, generator=generators[r]).item() for p, r in zip(probs, rows)]
         yield list(zip(rows, tokens))
         alive = [i for i, (r, token) in enumerate(zip(rows, tokens)) if token != eos_id and step + 1 < limits[r]]

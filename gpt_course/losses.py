@@ -58,7 +58,7 @@ def _save(fig: Figure, path: Path) -> None:
     fig.savefig(buffer, format=path.suffix.lstrip(".") or "png", dpi=150)
     write_atomic(path, buffer.getvalue())
 
-# %% ../nbs/08_losses.ipynb #08-losses-019
+# %% ../nbs/08_losses.ipynb #08-losses-020
 def best_row(history: History) -> dict:
     "The row with the lowest validation loss."
     measured = [row for row in history.rows if row["val_loss"] is not None]

@@ -4,8 +4,7 @@
 
 # %% ../nbs/04_model.ipynb #04-model-003
 from __future__ import annotations
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,7 +15,7 @@ __all__ = ['GPTConfig', 'Attention', 'MLP', 'Block', 'GPT', 'init_weights', 'cou
 # %% ../nbs/04_model.ipynb #04-model-008
 @dataclass(frozen=True)
 class GPTConfig:
-    "Shape of a GPT-2 network; field names as in Hugging Face's `GPT2Config`."
+    "Shape of a GPT-2 network; field names as in Hugging Face's `GPT2Config`, but one `dropout` for its three."
     vocab_size: int = 50257  # V: rows of the token embedding, and length of the logits
     n_positions: int = 1024  # longest context, in tokens
     n_embd: int = 768  # C: width of the residual stream; must be divisible by `n_head`
@@ -24,7 +23,7 @@ class GPTConfig:
     n_head: int = 12  # H: attention heads per block
     dropout: float = 0.0  # drop rate after embeddings, attention and each sub-layer, in training only
     layer_norm_epsilon: float = 1e-5  # added to the variance in LayerNorm
-    initializer_range: float = 0.02  # standard deviation of the initial weights (GPT-2 paper's code)
+    initializer_range: float = 0.02  # standard deviation of the initial weights (openai/gpt-2, src/model.py)
 
     def __post_init__(self):
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
@@ -128,7 +127,7 @@ class GPT(nn.Module):
 
 # %% ../nbs/04_model.ipynb #04-model-023
 def init_weights(model: GPT, seed: int = 123) -> GPT:
-    "Fill `model` with GPT-2's random starting weights, in place (Radford et al. 2019, section 2.3)."
+    "Fill `model` with random starting weights like GPT-2's, in place (scaling: Radford et al. 2019, section 2.3)."
     gen = torch.Generator().manual_seed(seed)
     std, depth = model.config.initializer_range, 2 * model.config.n_layer
     with torch.no_grad():

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from .batching import load_tokenizer
 from .dataset import write_atomic
-from .encyclopedia import Encyclopedia, documents, read_encyclopedia
+from .encyclopedia import FOCUS_ROWS, Encyclopedia, documents, limit_rows, read_encyclopedia
 from .finetuning import load_checkpoint, save_checkpoint
 from .model import GPT, GPTConfig, count_parameters, init_weights
 from .pretrained import save_pretrained
 
 # %% auto #0
-__all__ = ['TINY', 'encode_documents', 'lr_at', 'make_optimizers', 'pretrain', 'main']
+__all__ = ['TINY', 'encode_documents', 'lr_at', 'make_optimizers', 'pretrain', 'make_text', 'main']
 
 # %% ../nbs/13_pretraining.ipynb #13-pretraining-006
 def encode_documents(
@@ -72,8 +72,15 @@ def pretrain(
     T, opts = model.config.n_positions, make_optimizers(model, lr, muon)
     span, rows = batch_size * T, []
     if steps * span + 1 > len(ids): raise ValueError(f"{len(ids):,} tokens are too few for {steps} steps of {span}; need {steps * span + 1:,}")
+    settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, bf16=bf16)  # steps and decay may change
+    digest = lambda n: hashlib.sha256(ids[: n * span].tobytes()).hexdigest()
     if checkpoint and Path(checkpoint).exists():
-        rows = load_checkpoint(checkpoint, model, opts)["rows"]
+        state = load_checkpoint(checkpoint, model, opts)
+        rows = state["rows"]
+        if (old := state.get("settings", settings)) != settings:
+            raise ValueError(f"{checkpoint}: was made with {old}, now {settings}; resume with the same, or choose another directory")
+        if state.get("read") not in (None, digest(len(rows))):
+            raise ValueError(f"{checkpoint}: was made from another text; use the same seed and data, or another directory")
     bar = tqdm(total=steps, initial=len(rows), disable=not progress, desc="pretraining", unit="step", mininterval=5)
     model.train()
     for step in range(len(rows), steps):
@@ -91,13 +98,28 @@ def pretrain(
         rows.append(dict(step=step + 1, tokens_seen=(step + 1) * span, loss=loss.item(), lr=now))
         bar.update(); bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
-            save_checkpoint(checkpoint, model, opts, {"rows": rows})
+            save_checkpoint(checkpoint, model, opts, {"rows": rows, "settings": settings, "read": digest(len(rows))})
     model.eval()
     bar.close()
     return rows
 
 # %% ../nbs/13_pretraining.ipynb #13-pretraining-018
 TINY = GPTConfig(vocab_size=4096, n_positions=256, n_embd=256, n_layer=8, n_head=8)
+
+
+def make_text(
+    enc: Encyclopedia,
+    tokenizer,
+    n_tokens: int,
+    seed: int,
+    focus_from: int | None = None,  # tokens of the whole world; then the smaller one. `None`: the whole to the end
+    focus_rows: int = FOCUS_ROWS,  # rows a table in the smaller world
+) -> np.ndarray:  # uint16 (n_tokens,)
+    "The text of the long run: a wide world first, then a small one told more often."
+    wide = encode_documents(documents(enc, seed), tokenizer, min(n_tokens, focus_from or n_tokens))
+    if len(wide) == n_tokens: return wide
+    narrow = encode_documents(documents(limit_rows(enc, focus_rows), seed + 1), tokenizer, n_tokens - len(wide))
+    return np.concatenate([wide, narrow])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,11 +131,14 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--focus-from", type=int, help="step from which on the text is about a smaller world")
+    p.add_argument("--focus-rows", type=int, default=FOCUS_ROWS, help="rows of each table in the smaller world")
     p.add_argument("--bf16", action="store_true", help="multiply in bfloat16 (only where the processor has it)")
     a = p.parse_args(argv)
     out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
-    ids = encode_documents(documents(read_encyclopedia(), a.seed), tokenizer, a.steps * a.batch_size * TINY.n_positions + 1)
+    span = a.batch_size * TINY.n_positions
+    ids = make_text(read_encyclopedia(), tokenizer, a.steps * span + 1, a.seed, a.focus_from and a.focus_from * span, a.focus_rows)
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     print(f"{len(ids):,} tokens, sha256 {digest}", flush=True)
     model, start = init_weights(GPT(TINY), a.seed), time.time()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from .dataset import render_prompt, write_json
-from .generation import generate, stream
+from .generation import generate
 from .model import GPT
 from .whiteboard import Drawing, table_view
 

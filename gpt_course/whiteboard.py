@@ -79,10 +79,10 @@ def token_view(
         style = f"background:#d6e8f7;color:{INK};border:1px solid {BLUE}" if on else f"background:#eceff1;color:{MUTED};border:1px solid {LINE}"
         boxes.append(f'<span style="display:inline-block;vertical-align:top;margin:1px;padding:1px 4px;border-radius:4px;'
                      f'font:13px ui-monospace,monospace;{style}">{show_space(piece)}{want}</span>')
-    alt = f"{len(pieces)} tokens; the loss looks at the last {sum(scored)} positions"
+    alt = f"{len(pieces)} tokens; the loss looks at {sum(scored)} of them"
     return Drawing(f'<div role="img" aria-label="{escape(alt)}" style="background:{CARD};padding:8px;border-radius:8px">{"".join(boxes)}</div>', alt)
 
-# %% ../nbs/whiteboard.ipynb #whiteboard-015
+# %% ../nbs/whiteboard.ipynb #whiteboard-016
 def attention_view(
     tokens: list[str],  # one row; "PAD" marks padding
 ) -> Drawing:
@@ -100,7 +100,7 @@ def attention_view(
     alt = f"Causal attention over {', '.join(tokens)}: a triangle. Each position reads itself and what stands to its left, never to its right."
     return svg("".join(parts), left + n * cell + 40, top + n * cell + 12, alt)
 
-# %% ../nbs/whiteboard.ipynb #whiteboard-018
+# %% ../nbs/whiteboard.ipynb #whiteboard-019
 def table_view(
     header: list[str],
     rows: list[list[str]],
