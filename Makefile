@@ -29,7 +29,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 run: $(STAMP)
 	@out=runs/first; n=2; \
 	while [ -e "$$out" ]; do out=runs/run-$$n; n=$$((n + 1)); done; \
-	$(BIN)/gpt-course finetune --out "$$out" && echo "open $$out/report.html"
+	$(BIN)/gpt-course finetune --out "$$out"
 
 test: $(STAMP)
 	@$(BIN)/python tools/check_sync.py

@@ -287,7 +287,8 @@ def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) 
 def make_records(
     enc: Encyclopedia,
     seed: int = 123,
-    per_relation: int = 10,  # records from each relation, at most
+    per_relation: int = 16,  # rows asked about in each relation, at most
+    per_task: int = 4,  # of the ways of asking in each relation, so many are used, each several times
     parts: tuple[float, float] = (0.85, 0.10),  # portions for training and test, as in `split_records`; the rest is for validation
 ) -> list[dict[str, str]]:  # Alpaca records in file order: training, test, validation; `task` names the relation
     "Instruction records whose test and validation parts ask about rows that the training part does not."
@@ -295,13 +296,13 @@ def make_records(
     seen: set[tuple[str, str]] = set()
     for relation in enc.relations:
         rng = random.Random(f"{seed}:{relation.name}")
-        rows = _fact_groups(rng, relation, enc.lexicon, min(per_relation, max(3, len(relation.rows) * 2 // 3 if relation.rows else per_relation)))
-        tasks = rng.sample(relation.tasks, len(relation.tasks))
+        rows = _fact_groups(rng, relation, enc.lexicon, per_relation)
+        tasks = rng.sample(relation.tasks, min(per_task, len(relation.tasks)))
         for i, row in enumerate(rows):
             instruction, input_, output = (fill(t, row) for t in tasks[i % len(tasks)])
             if (instruction, input_) in seen: continue
             seen.add((instruction, input_))
-            part = 1 if i == 0 else 2 if i == 1 and rng.random() < 0.6 else 0
+            part = (1, 2, 1)[i] if i < min(3, len(rows) // 5) else 0
             pools[part].append(dict(instruction=instruction, input=input_, output=output, task=relation.name))
     rng = random.Random(seed)
     for pool in pools: rng.shuffle(pool)

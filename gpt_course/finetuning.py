@@ -67,8 +67,8 @@ def schedule(
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-015
 def default_lr(n_embd: int) -> float:  # width C to peak learning rate
-    "5e-5 at width 1,024 (the lecture's value for 355M), growing with the inverse square of the width."
-    return 5e-5 * (1024 / n_embd) ** 2
+    "5e-5 at width 1,024 (the lecture's value for 355M), growing with the inverse of the width."
+    return 5e-5 * 1024 / n_embd
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class TrainConfig:
     warmup: float = 0.1  # share of all steps in which the learning rate rises
     accumulate: int = 1  # batches per optimiser step
     clip: float = 1.0  # largest norm of the gradient
-    evaluate_every: int = 20  # optimiser steps between validation losses; also after each epoch
-    checkpoint_every: int = 50  # optimiser steps between checkpoints, if there is a place for them
+    evaluate_every: int = 50  # optimiser steps between validation losses; also after each epoch
+    checkpoint_every: int = 100  # optimiser steps between checkpoints, if there is a place for them
     seed: int = 123  # for dropout; the order of the rows has its own, in the loader
 
     def __post_init__(self):
