@@ -11,7 +11,7 @@ from .finetuning import History
 # %% auto #0
 __all__ = ['smooth', 'plot_losses', 'best_row', 'summarise']
 
-# %% ../nbs/08_losses.ipynb #08-losses-007
+# %% ../nbs/08_losses.ipynb #08-losses-008
 def smooth(
     values: list[float],
     weight: float = 0.9,  # of the past, 0 to below 1; 0 changes nothing
@@ -24,7 +24,7 @@ def smooth(
         out.append(mean / known)
     return out
 
-# %% ../nbs/08_losses.ipynb #08-losses-010
+# %% ../nbs/08_losses.ipynb #08-losses-011
 def plot_losses(
     history: History,
     path: str | Path | None = None,  # also write a PNG (or SVG, PDF) here
@@ -58,7 +58,7 @@ def _save(fig: Figure, path: Path) -> None:
     fig.savefig(buffer, format=path.suffix.lstrip(".") or "png", dpi=150)
     write_atomic(path, buffer.getvalue())
 
-# %% ../nbs/08_losses.ipynb #08-losses-020
+# %% ../nbs/08_losses.ipynb #08-losses-021
 def best_row(history: History) -> dict:
     "The row with the lowest validation loss."
     measured = [row for row in history.rows if row["val_loss"] is not None]
