@@ -56,7 +56,8 @@ def course_map(
                      f'<text x="{x + 13}" y="{y + 23}" font-size="14" fill="{ink}" font-weight="700">{mark}</text>'
                      f'<text x="{x + 34}" y="{y + 23}" font-size="14" fill="{ink}">{step}</text>')
     for col, stage in enumerate(STAGES):
-        parts.append(f'<text x="{14 + col * 222}" y="30" font-size="14" font-weight="700" fill="{MUTED}">Stage {col + 1}: {stage}</text>')
+        parts.append(f'<text x="{14 + col * 222}" y="20" font-size="12" fill="{MUTED}">Stage {col + 1}</text>'
+                     f'<text x="{14 + col * 222}" y="37" font-size="14" font-weight="700" fill="{INK}">{stage}</text>')
     where = f"You are at step {here}: {STEPS[here - 1]}." if 1 <= here <= 9 else "All nine steps are done." if here == 10 else ""
     return svg("".join(parts), 676, 190, f"Map of the course, nine steps in three stages. {where}".strip())
 
