@@ -4,6 +4,7 @@
 
 # %% ../nbs/whiteboard.ipynb #whiteboard-003
 from __future__ import annotations
+import base64
 from dataclasses import dataclass
 from html import escape
 
@@ -29,10 +30,11 @@ class Drawing:
 
 
 def svg(body: str, width: int, height: int, alt: str) -> Drawing:
-    "Wrap SVG shapes in a light card that scales down to a phone."
-    return Drawing(f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" '
-                   f'style="width:100%;max-width:{width}px;height:auto;font-family:system-ui,sans-serif">'
-                   f'<rect width="{width}" height="{height}" rx="10" fill="{CARD}"/>{body}</svg>', alt)
+    "Wrap SVG shapes in a light card that scales down to a phone; as an image, since JupyterLab shows no SVG markup of notebooks it does not trust."
+    markup = (f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg" '
+              f'font-family="system-ui,sans-serif"><rect width="{width}" height="{height}" rx="10" fill="{CARD}"/>{body}</svg>')
+    data = base64.b64encode(markup.encode()).decode()
+    return Drawing(f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}" width="{width}" style="max-width:100%;height:auto">', alt)
 
 # %% ../nbs/whiteboard.ipynb #whiteboard-008
 STAGES = ("Preparing the dataset", "Fine-tuning the LLM", "Evaluating the LLM")
