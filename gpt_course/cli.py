@@ -58,7 +58,7 @@ def _answer_and_score(model, tokenizer, records: list[dict], loader, max_new_tok
     seconds = {"answer": round(time.perf_counter() - start, 2)}
     return responses, {"loss": evaluate_loss(model, loader)} | score_responses(records, responses) | {"seconds": seconds}
 
-
+# %% ../nbs/cli.ipynb #cli-008-a
 def run_finetune(
     model: str = "tiny", data: str = "builtin", out: str | Path = "runs/finetune", epochs: int = 2, batch_size: int = 8,
     lr: float | None = None, seed: int = 123, device: str = "auto", resume: bool = False, max_new_tokens: int = 256,
@@ -154,7 +154,7 @@ def run_respond(model: str, instruction: str, input: str = "", max_new_tokens: i
     print(file=file)
     return tokenizer.decode(ids)
 
-
+# %% ../nbs/cli.ipynb #cli-012-a
 def run_evaluate(model: str, data: str = "builtin", max_new_tokens: int = 256, device: str = "auto", judge: str | None = None,
                  judge_model: str | None = None) -> dict:
     "Scores of a model on the test part of a data set."
@@ -174,7 +174,7 @@ def run_evaluate(model: str, data: str = "builtin", max_new_tokens: int = 256, d
     if judge: scores |= judge_responses(parts[1], responses, partial(ask_endpoint, judge, judge_model)).summary()
     return scores
 
-
+# %% ../nbs/cli.ipynb #cli-012-b
 def lectures_dir() -> Path:
     "Where the lectures are: inside an installed package, or beside it in a checkout."
     inside, beside = Path(gpt_course.__file__).parent / "lectures", Path(gpt_course.__file__).parent.parent / "nbs"

@@ -181,7 +181,7 @@ def _row_tokens(targets: torch.Tensor, ignore_index: int = -100) -> int:
     "Tokens that are not padding: each row reaches to its last target."
     return int((targets.shape[1] - (targets != ignore_index).flip(1).int().argmax(1)).sum())
 
-
+# %% ../nbs/07_finetuning.ipynb #07-finetuning-021-a
 def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: float, clip: float) -> tuple[float, int]:
     "One optimiser step over `batches`; returns the mean loss per supervised token, and their number."
     device = next(model.parameters()).device
@@ -201,7 +201,7 @@ def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: 
     optimizer.zero_grad(set_to_none=True)
     return total / n_tokens, n_tokens
 
-
+# %% ../nbs/07_finetuning.ipynb #07-finetuning-021-b
 def _start(model: GPT, optimizer: torch.optim.Optimizer, val_loader: DataLoader, settings: dict, checkpoint, resume: bool) -> History:
     "The history so far: a fresh one with the loss before training, or the checkpoint's."
     if not (resume and checkpoint and Path(checkpoint).exists()):
@@ -214,7 +214,7 @@ def _start(model: GPT, optimizer: torch.optim.Optimizer, val_loader: DataLoader,
     load_checkpoint(checkpoint, model, [optimizer])
     return History(state["rows"])
 
-
+# %% ../nbs/07_finetuning.ipynb #07-finetuning-021-c
 def finetune(
     model: GPT,  # trained in place
     train_loader: DataLoader,  # its batch sampler has `set_epoch(epoch, skip)`, as `make_loader` gives it
