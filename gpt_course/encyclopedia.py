@@ -30,6 +30,9 @@ class Relation:
     rows: tuple[dict[str, str], ...] = ()  # the table; empty where rows are made by a generator
     generator: str = ""  # name in `GENERATORS` for sentence relations
     source: str = ""
+    focus: int = 0  # rows kept in the smaller world, see `limit_rows`; 0: as many as it takes by default
+    often: float = 1.0  # drawn so much more often than its number of rows says
+    asked: bool = True  # does `builtin` ask about it?
 
 
 def read_relation(
@@ -57,7 +60,15 @@ def read_relation(
     tasks = [_read_task(path, n, line) for n, line in parts["tasks"]]
     return Relation(path.stem, head["title"], head["subject"], tuple(l.strip() for _, l in parts["names"]),
                     tuple(l.strip() for _, l in parts["wordings"]), tuple(tasks), _read_table(path, head, parts["table"]),
-                    head.get("rows", ""), head["source"])
+                    head.get("rows", ""), head["source"], *_read_measures(path, head))
+
+
+def _read_measures(path: Path, head: dict) -> tuple[int, float, bool]:
+    try:
+        focus = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0))
+        return focus, float(head.get("often", 1)), head.get("asked", "yes") == "yes"
+    except ValueError:
+        raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}; need a number of rows or `all`, and a factor") from None
 
 
 def _read_task(path: Path, n: int, line: str) -> tuple[str, str, str]:
@@ -101,10 +112,14 @@ class Encyclopedia:
     relations: list[Relation]
     prose: list[str]  # paragraphs
     lexicon: dict  # word lists of the sentence generators
-    generated_as: int = 80  # a sentence relation is drawn as often as a table of so many rows
+    generated_as: int = 20  # a sentence relation is drawn as often as a table of so many rows
     about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)  # (subject column, subject) to facts
+    vocabulary: list[str] = field(init=False)  # every word of tables, lexicon and prose once, in alphabetical order
 
     def __post_init__(self):
+        cells = [cell for r in self.relations for row in r.rows for cell in row.values()]
+        cells += [cell for rows in self.lexicon.values() if isinstance(rows, list) for row in rows if isinstance(row, list) for cell in row]
+        self.vocabulary = sorted(set(re.findall(r"[^\W\d_]{2,}", " ".join(cells + self.prose))))
         self.about = {}
         for relation in self.relations:
             for row in relation.rows:
@@ -128,9 +143,9 @@ def limit_rows(
     enc: Encyclopedia,
     rows: int = FOCUS_ROWS,  # kept of each table, at most
 ) -> Encyclopedia:
-    "A smaller world: of each table `rows` rows, evenly spaced; sentence relations and prose as they are."
-    def some(table): return table if len(table) <= rows else tuple(table[i * len(table) // rows] for i in range(rows))
-    return Encyclopedia([replace(r, rows=some(r.rows)) for r in enc.relations], enc.prose, enc.lexicon, min(enc.generated_as, rows))
+    "A smaller world: of each table the rows its header asks for, or `rows`, evenly spaced; sentence relations and prose as they are."
+    def some(table, n): return table if len(table) <= n else tuple(table[i * len(table) // n] for i in range(n))
+    return Encyclopedia([replace(r, rows=some(r.rows, r.focus or rows)) for r in enc.relations], enc.prose, enc.lexicon, enc.generated_as)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-016
 def is_reserved(
@@ -232,8 +247,10 @@ def echo_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> 
     if rng.random() < 0.4:
         text = fill(rng.choice(relation.wordings), draw_row(rng, relation, enc.lexicon))
         if rng.random() < 0.5: text = rng.choice(re.split(r"(?<=[.!?]) ", rng.choice(enc.prose)))
+        if rng.random() < 0.4: text = " ".join(rng.choices(enc.vocabulary, k=rng.randint(1, 8)))
         return rng.choice(_ECHO_ONE).replace("{x}", text.strip("'"))
     words = [draw_row(rng, relation, enc.lexicon)[relation.subject].rstrip(".") for _ in range(rng.choice((2, 3, 3, 4, 5)))]
+    if rng.random() < 0.4: words = rng.sample(enc.vocabulary, len(words))
     if rng.random() < 0.5: words = [f"'{w}'" for w in words]
     names = ("", "one", "two", "three", "four", "five")
     row = dict(n=names[len(words)], all=", ".join(words[:-1]) + " and " + words[-1], first=words[0], second=words[1], last=words[-1],
@@ -252,13 +269,13 @@ def prose_document(rng: random.Random, enc: Encyclopedia, relation: Relation) ->
     return "\n\n".join(rng.sample(enc.prose, rng.choice((1, 1, 1, 2))))
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.42, contrast_document: 0.24, interrupted_document: 0.08,
-                                  echo_document: 0.13, random_document: 0.07, prose_document: 0.06}
+MIXTURE: dict[Callable, float] = {entity_document: 0.44, contrast_document: 0.26, interrupted_document: 0.05,
+                                  echo_document: 0.14, random_document: 0.05, prose_document: 0.06}
 
 
-def relation_weights(enc: Encyclopedia, power: float = 0.8) -> list[float]:
-    "How often each relation is drawn: its number of rows, to a power below 1."
-    return [(len(r.rows) or enc.generated_as) ** power for r in enc.relations]
+def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
+    "How often each relation is drawn: its number of rows, to a power below 1, times what its header says."
+    return [r.often * (len(r.rows) or enc.generated_as) ** power for r in enc.relations]
 
 
 def documents(
@@ -287,22 +304,22 @@ def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) 
 def make_records(
     enc: Encyclopedia,
     seed: int = 123,
-    per_relation: int = 16,  # rows asked about in each relation, at most
-    per_task: int = 4,  # of the ways of asking in each relation, so many are used, each several times
+    per_relation: int = 30,  # rows asked about in each relation, at most
+    n_tasks: int = 3,  # ways of asking, of those in the file
     parts: tuple[float, float] = (0.85, 0.10),  # portions for training and test, as in `split_records`; the rest is for validation
 ) -> list[dict[str, str]]:  # Alpaca records in file order: training, test, validation; `task` names the relation
     "Instruction records whose test and validation parts ask about rows that the training part does not."
     pools: tuple[list, list, list] = ([], [], [])
     seen: set[tuple[str, str]] = set()
-    for relation in enc.relations:
+    for relation in (r for r in enc.relations if r.asked):
         rng = random.Random(f"{seed}:{relation.name}")
         rows = _fact_groups(rng, relation, enc.lexicon, per_relation)
-        tasks = rng.sample(relation.tasks, min(per_task, len(relation.tasks)))
+        tasks = rng.sample(relation.tasks, min(n_tasks, len(relation.tasks)))
         for i, row in enumerate(rows):
             instruction, input_, output = (fill(t, row) for t in tasks[i % len(tasks)])
             if (instruction, input_) in seen: continue
             seen.add((instruction, input_))
-            part = (1, 2, 1)[i] if i < min(3, len(rows) // 5) else 0
+            part = (1, 2, 1, 1, 2)[i] if i < min(5, len(rows) // 5) else 0
             pools[part].append(dict(instruction=instruction, input=input_, output=output, task=relation.name))
     rng = random.Random(seed)
     for pool in pools: rng.shuffle(pool)

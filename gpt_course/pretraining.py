@@ -15,10 +15,10 @@ from .dataset import write_atomic
 from .encyclopedia import FOCUS_ROWS, Encyclopedia, documents, limit_rows, read_encyclopedia
 from .finetuning import load_checkpoint, save_checkpoint
 from .model import GPT, GPTConfig, count_parameters, init_weights
-from .pretrained import save_pretrained
+from .pretrained import load_pretrained, save_pretrained
 
 # %% auto #0
-__all__ = ['TINY', 'encode_documents', 'lr_at', 'make_optimizers', 'pretrain', 'make_text', 'main']
+__all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'make_text', 'main']
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-006
 def encode_documents(
@@ -35,6 +35,45 @@ def encode_documents(
         if n >= n_tokens: break
     return np.concatenate(out)[:n_tokens]
 
+# %% ../nbs/16_pretraining.ipynb #16-pretraining-008-a
+def orthogonalise(
+    matrices: torch.Tensor,  # float32 (N, rows, columns)
+    steps: int = 5,
+) -> torch.Tensor:  # the same shape: singular vectors kept, singular values all about 1
+    "The nearest orthogonal matrices, roughly: a polynomial that pushes every singular value towards 1, `steps` times (Newton-Schulz)."
+    X = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no singular value is above 1
+    if tall := X.shape[1] > X.shape[2]: X = X.mT.contiguous()
+    for _ in range(steps):
+        A = X @ X.mT
+        B = torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315)
+        X = torch.baddbmm(X, B, X, beta=3.4445)  # 3.4445 X - 4.7750 XX'X + 2.0315 XX'XX'X: coefficients of Jordan et al.
+    return X.mT if tall else X
+
+# %% ../nbs/16_pretraining.ipynb #16-pretraining-008-c
+class Muon(torch.optim.Optimizer):
+    "Momentum whose update of each matrix is made orthogonal, so that all its directions move equally far (Jordan et al. 2024)."
+    def __init__(
+        self,
+        params,  # matrices only; those of one shape are computed together
+        lr: float = 2e-3,  # steps as large as AdamW's with the same rate (Liu et al. 2025, arXiv 2502.16982)
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+    ):
+        super().__init__(list(params), dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[torch.Tensor]] = {}
+            for p in group["params"]: by_shape.setdefault(p.shape, []).append(p)
+            for shape, ps in by_shape.items():
+                for p in ps:
+                    if not self.state[p]: self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                    p.grad.lerp_(self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"]), group["momentum"])  # Nesterov
+                for p, update in zip(ps, orthogonalise(torch.stack([p.grad for p in ps]))):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-009
 def lr_at(step: int, steps: int, lr: float, warmup: int, decay: int) -> float:
     "Warm up, stay, decay to zero: 'stay' lets a run be prolonged without having planned its end."
@@ -50,7 +89,7 @@ def make_optimizers(model: GPT, lr: float, muon: bool, weight_decay: float = 0.1
     adam = [dict(params=tables, weight_decay=0.0), dict(params=vectors, weight_decay=0.0)]
     if not muon: adam.append(dict(params=matrices, weight_decay=weight_decay))
     out = [torch.optim.AdamW(adam, lr=lr, betas=(0.9, 0.95), fused=True)]
-    if muon: out.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+    if muon: out.append(Muon(matrices, lr, weight_decay))
     return out
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-012
@@ -63,7 +102,7 @@ def pretrain(
     warmup: int = 100,  # steps
     decay: int = 0,  # steps at the end in which the learning rate falls to 0
     muon: bool = True,
-    bf16: bool = False,  # multiply in bfloat16: twice as fast where the processor has it
+    compiled: bool = False,  # `torch.compile`: a quarter faster, but needs a C++ compiler
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 250,
     progress: bool = True,
@@ -72,7 +111,7 @@ def pretrain(
     T, opts = model.config.n_positions, make_optimizers(model, lr, muon)
     span, rows = batch_size * T, []
     if steps * span + 1 > len(ids): raise ValueError(f"{len(ids):,} tokens are too few for {steps} steps of {span}; need {steps * span + 1:,}")
-    settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, bf16=bf16)  # steps and decay may change
+    settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, compiled=compiled)  # steps and decay may change
     digest = lambda n: hashlib.sha256(ids[: n * span].tobytes()).hexdigest()
     if checkpoint and Path(checkpoint).exists():
         state = load_checkpoint(checkpoint, model, opts)
@@ -81,14 +120,14 @@ def pretrain(
             raise ValueError(f"{checkpoint}: was made with {old}, now {settings}; resume with the same, or choose another directory")
         if state.get("read") not in (None, digest(len(rows))):
             raise ValueError(f"{checkpoint}: was made from another text; use the same seed and data, or another directory")
+    loss_of = lambda x, y: F.cross_entropy(model(x).flatten(0, 1), y)
+    if compiled: loss_of = torch.compile(loss_of)
     bar = tqdm(total=steps, initial=len(rows), disable=not progress, desc="pretraining", unit="step", mininterval=5)
     model.train()
     for step in range(len(rows), steps):
         chunk = torch.from_numpy(ids[step * span : (step + 1) * span + 1].astype(np.int64))
         now = lr_at(step, steps, lr, warmup, decay)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            logits = model(chunk[:-1].view(batch_size, T))
-        loss = F.cross_entropy(logits.float().flatten(0, 1), chunk[1:])
+        loss = loss_of(chunk[:-1].view(batch_size, T), chunk[1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
@@ -112,43 +151,49 @@ def make_text(
     tokenizer,
     n_tokens: int,
     seed: int,
-    focus_from: int | None = None,  # tokens of the whole world; then the smaller one. `None`: the whole to the end
-    focus_rows: int = FOCUS_ROWS,  # rows a table in the smaller world
+    focus_rows: int = FOCUS_ROWS,  # rows a table, where its header asks for no other number; 0: the whole world
 ) -> np.ndarray:  # uint16 (n_tokens,)
-    "The text of the long run: a wide world first, then a small one told more often."
-    wide = encode_documents(documents(enc, seed), tokenizer, min(n_tokens, focus_from or n_tokens))
-    if len(wide) == n_tokens: return wide
-    narrow = encode_documents(documents(limit_rows(enc, focus_rows), seed + 1), tokenizer, n_tokens - len(wide))
-    return np.concatenate([wide, narrow])
+    "The text of a part of the long run."
+    return encode_documents(documents(limit_rows(enc, focus_rows) if focus_rows else enc, seed), tokenizer, n_tokens)
 
 
 def main(argv: list[str] | None = None) -> None:
-    "The long run: `python -m gpt_course.pretraining --out DIR`; interrupted, the same command goes on."
+    "A part of the long run: `python -m gpt_course.pretraining --out DIR`; interrupted, the same command goes on."
     p = argparse.ArgumentParser(prog="python -m gpt_course.pretraining", description=main.__doc__)
-    p.add_argument("--out", required=True, help="directory for text, checkpoint, log and weights")
+    p.add_argument("--out", required=True, help="directory for checkpoint, log and weights")
+    p.add_argument("--start", help="model folder to go on from; without it, from random weights")
     p.add_argument("--steps", type=int, default=12000)
+    p.add_argument("--warmup", type=int, default=100, help="steps at the beginning with a rising learning rate")
     p.add_argument("--decay", type=int, default=3000, help="steps at the end with a falling learning rate")
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--focus-from", type=int, help="step from which on the text is about a smaller world")
-    p.add_argument("--focus-rows", type=int, default=FOCUS_ROWS, help="rows of each table in the smaller world")
-    p.add_argument("--bf16", action="store_true", help="multiply in bfloat16 (only where the processor has it)")
+    p.add_argument("--focus-rows", type=int, default=FOCUS_ROWS, help="rows of each table in the smaller world; 0: the whole world")
+    p.add_argument("--compiled", action="store_true", help="with torch.compile: faster, needs a C++ compiler")
     a = p.parse_args(argv)
     out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
-    span = a.batch_size * TINY.n_positions
-    ids = make_text(read_encyclopedia(), tokenizer, a.steps * span + 1, a.seed, a.focus_from and a.focus_from * span, a.focus_rows)
+    ids = make_text(read_encyclopedia(), tokenizer, a.steps * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows)
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     print(f"{len(ids):,} tokens, sha256 {digest}", flush=True)
-    model, start = init_weights(GPT(TINY), a.seed), time.time()
-    rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, decay=a.decay, bf16=a.bf16, checkpoint=out / "checkpoint.safetensors")
+    model = load_pretrained(a.start)[0] if a.start else init_weights(GPT(TINY), a.seed)
+    rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, a.warmup, a.decay, compiled=a.compiled, checkpoint=out / "checkpoint.safetensors")
     save_pretrained(model, out / "tiny", torch.float16)
-    write_atomic(out / "tiny" / "log.csv", "step,tokens_seen,loss,lr\n" + "".join(
-        f"{r['step']},{r['tokens_seen']},{r['loss']:.4f},{r['lr']:.6f}\n" for r in rows if r["step"] % 20 == 0 or r["step"] == 1))
-    settings = vars(a) | {"tokens": len(ids), "text_sha256": digest, "parameters": count_parameters(model), "torch": torch.__version__,
-                          "seconds_last_part": round(time.time() - start)}
-    write_atomic(out / "tiny" / "pretraining.json", json.dumps({k: v for k, v in settings.items() if k != "out"}, indent=2) + "\n")
+    part = {k: v for k, v in vars(a).items() if k not in ("out", "start")} | {
+        "tokens": len(ids), "text_sha256": digest, "parameters": count_parameters(model), "torch": torch.__version__}
+    _write_log(out / "tiny", a.start, part, rows)
+
+
+def _write_log(folder: Path, start: str | None, part: dict, rows: list[dict]) -> None:
+    "`pretraining.json` with the settings of all parts, `log.csv` with their losses, every twentieth step."
+    parts, log, read = [], "part,step,tokens_seen,loss,lr\n", 0
+    if start:
+        parts = json.loads((Path(start) / "pretraining.json").read_text("utf-8"))["parts"]
+        log, read = (Path(start) / "log.csv").read_text("utf-8"), sum(p["tokens"] for p in parts)
+    log += "".join(f"{len(parts) + 1},{r['step']},{read + r['tokens_seen']},{r['loss']:.4f},{r['lr']:.6f}\n"
+                   for r in rows if r["step"] % 20 == 0 or r["step"] == 1)
+    write_atomic(folder / "log.csv", log)
+    write_atomic(folder / "pretraining.json", json.dumps({"parts": parts + [part]}, indent=2) + "\n")
 
 
 if __name__ == "__main__" and "__file__" in globals():
