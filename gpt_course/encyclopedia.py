@@ -13,9 +13,10 @@ from .dataset import ASSETS
 from .sentences import GENERATORS, read_lexicon
 
 # %% auto #0
-__all__ = ['FOCUS_ROWS', 'MIXTURE', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia', 'limit_rows',
-           'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document', 'interrupted_document',
-           'echo_document', 'random_document', 'prose_document', 'relation_weights', 'documents', 'make_records']
+__all__ = ['FOCUS_ROWS', 'MIXTURE', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia', 'spread',
+           'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
+           'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'relation_weights',
+           'documents', 'make_records']
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006
 @dataclass(frozen=True)
@@ -139,12 +140,20 @@ def read_encyclopedia(
 FOCUS_ROWS = 16  # rows of each table that the shipped model has read often, and that `builtin` asks about
 
 
+def spread(
+    n: int,  # length of a list
+) -> list[int]:  # its indices, so ordered that those at the beginning are always evenly spaced
+    "0, the middle, the quarters, the eighths …: van der Corput's sequence."
+    halves = [sum((i >> bit & 1) / 2 ** (bit + 1) for bit in range(16)) for i in range(4 * n)]
+    return list(dict.fromkeys([int(x * n) for x in halves] + list(range(n))))
+
+
 def limit_rows(
     enc: Encyclopedia,
     rows: int = FOCUS_ROWS,  # kept of each table, at most
 ) -> Encyclopedia:
-    "A smaller world: of each table the rows its header asks for, or `rows`, evenly spaced; sentence relations and prose as they are."
-    def some(table, n): return table if len(table) <= n else tuple(table[i * len(table) // n] for i in range(n))
+    "A smaller world: of each table the rows its header asks for, or `rows`, evenly spaced; a world with more rows has all of one with fewer."
+    def some(table, n): return tuple(table[i] for i in sorted(spread(len(table))[:n]))
     return Encyclopedia([replace(r, rows=some(r.rows, r.focus or rows)) for r in enc.relations], enc.prose, enc.lexicon, enc.generated_as)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-016
