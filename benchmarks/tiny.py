@@ -1,0 +1,47 @@
+"""What `tiny` can be taught: scores on held-out records, over several seeds.
+
+    python benchmarks/tiny.py                                # the built-in data, three seeds
+    python benchmarks/tiny.py --data lecture --epochs 5      # the lecture's data; or the path of a JSON file
+
+Prints one line a run, then the mean. Nothing is written.
+"""
+import argparse, statistics, time
+
+from gpt_course.dataset import load_data, split_records
+from gpt_course.evaluation import score_responses
+from gpt_course.finetuning import TrainConfig, finetune
+from gpt_course.loaders import make_loaders
+from gpt_course.pretrained import load_pretrained
+from gpt_course.responses import respond
+
+SHOWN = ('exact_match', 'rouge_l', 'end_rate')
+
+def run(model, data, config, batch_size, part):
+    "Scores on one part of the data before and after fine-tuning, and the seconds it took"
+    net, tokenizer = load_pretrained(model)
+    parts = split_records(load_data(data))
+    train, _, val = make_loaders(parts, tokenizer, net.config.n_positions, batch_size, config.seed)
+    answer = lambda: score_responses(parts[part], respond(net, tokenizer, parts[part], max_new_tokens=96))
+    before, start = answer(), time.perf_counter()
+    history = finetune(net, train, val, config, progress=False)
+    seconds = time.perf_counter() - start
+    return {'seed': config.seed, 'val_loss': history.rows[-1]['val_loss'], 'seconds': seconds, 'before': before['exact_match'],
+            **{k: v for k, v in answer().items() if k in SHOWN}}
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--model', default='tiny')
+    p.add_argument('--data', default='builtin')
+    p.add_argument('--seeds', type=int, nargs='+', default=[1, 2, 3])
+    p.add_argument('--epochs', type=int, default=2)
+    p.add_argument('--lr', type=float)
+    p.add_argument('--batch-size', type=int, default=8)
+    p.add_argument('--validation', action='store_true', help='score the validation part, to choose settings by')
+    a = p.parse_args()
+    rows = []
+    for seed in a.seeds:
+        rows.append(run(a.model, a.data, TrainConfig(epochs=a.epochs, lr=a.lr, seed=seed), a.batch_size, 2 if a.validation else 1))
+        print('  '.join(f'{k} {v:.4g}' for k, v in rows[-1].items()), flush=True)
+    print('mean  ' + '  '.join(f'{k} {statistics.fmean(r[k] for r in rows):.4g}' for k in rows[0] if k != 'seed'))
+
+if __name__ == '__main__': main()

@@ -1,0 +1,44 @@
+"""Make `tiny` again from its seeds: every part of the long run, each with the code and the text of its own commit.
+
+    python tools/pretrain_tiny.py --out runs/tiny              # hours; interrupted, the same command goes on
+    python tools/pretrain_tiny.py --out runs/tiny --list       # only show the commands
+
+The parts stand in gpt_course/assets/tiny/pretraining.json. The same machine gives the same weights.
+"""
+import argparse, json, os, subprocess, sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MADE = ROOT/'gpt_course'/'assets'/'tiny'/'pretraining.json'
+
+def checkout(commit, folder):
+    "A work tree of `commit` in `folder`"
+    if not folder.exists(): subprocess.run(['git', 'worktree', 'add', '--detach', str(folder), commit], cwd=ROOT, check=True)
+
+def as_parts(folder):
+    "The first part was written before there were parts: let its record look like the later ones"
+    f = folder/'pretraining.json'
+    made = json.loads(f.read_text())
+    if 'parts' in made: return
+    f.write_text(json.dumps({'parts': [made]}))
+    head, *rows = (folder/'log.csv').read_text().splitlines()
+    (folder/'log.csv').write_text('\n'.join([f'part,{head}', *(f'1,{row}' for row in rows)]) + '\n')
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--out', type=Path, required=True, help='folder for work trees, checkpoints and weights')
+    p.add_argument('--list', action='store_true', help='show the commands, and stop')
+    a = p.parse_args()
+    out, start = a.out.resolve(), None
+    for i, part in enumerate(json.loads(MADE.read_text())['parts'], 1):
+        code, made = out/f'code-{i}', out/f'part-{i}'
+        cmd = [sys.executable, '-m', 'gpt_course.pretraining', '--out', str(made), *part['command'].split()] + (['--start', str(start)] if start else [])
+        print(f'# part {i}, commit {part["commit"]}\n{" ".join(cmd)}', flush=True)
+        start = made/'tiny'
+        if a.list or (start/'pretraining.json').exists(): continue
+        checkout(part['commit'], code)
+        subprocess.run(cmd, cwd=code, env=os.environ | {'PYTHONPATH': str(code)}, check=True)
+        as_parts(start)
+    print(f'the weights: {start}')
+
+if __name__ == '__main__': main()
