@@ -12,8 +12,8 @@ from pathlib import Path
 import gpt_course
 
 # %% auto #0
-__all__ = ['FILES', 'run_finetune', 'write_report', 'run_respond', 'run_evaluate', 'lectures_dir', 'copy_lectures', 'run_lab',
-           'make_parser', 'main']
+__all__ = ['FILES', 'run_finetune', 'write_report', 'run_respond', 'run_chat', 'run_evaluate', 'run_export', 'lectures_dir',
+           'copy_lectures', 'run_lab', 'make_parser', 'main']
 
 # %% ../nbs/cli.ipynb #cli-006
 FILES = ("run.json", "model.safetensors", "config.json", "history.csv", "losses.png", "responses.json", "metrics.json", "report.html")
@@ -135,15 +135,13 @@ def write_report(
 """)
 
 # %% ../nbs/cli.ipynb #cli-012
-def run_respond(model: str, instruction: str, input: str = "", max_new_tokens: int = 256, temperature: float = 0.0, top_k: int | None = None,
-                top_p: float | None = None, seed: int = 123, device: str = "auto", file=None) -> str:
+def _print_answer(net, tokenizer, record: dict[str, str], max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None,
+                  seed: int, file=None) -> str:
     "Print one answer as it comes, and return it."
     from gpt_course.generation import stream
-    from gpt_course.pretrained import load_pretrained, pick_device
     from gpt_course.responses import encode_prompts
-    if not instruction.strip(): raise ValueError("the instruction is empty; write what the model should do")
-    net, tokenizer = load_pretrained(model, pick_device(device))
-    [prompt] = encode_prompts([{"instruction": instruction, "input": input}], tokenizer, net.config.n_positions)
+    if not record["instruction"].strip(): raise ValueError("the instruction is empty; write what the model should do")
+    [prompt] = encode_prompts([record], tokenizer, net.config.n_positions)
     ids, shown = [], ""
     for token in stream(net, prompt, max_new_tokens, tokenizer.eot_token, temperature, top_k, top_p, seed):
         ids.append(token)
@@ -153,6 +151,33 @@ def run_respond(model: str, instruction: str, input: str = "", max_new_tokens: i
         shown = text
     print(file=file)
     return tokenizer.decode(ids)
+
+
+def run_respond(model: str, instruction: str, input: str = "", max_new_tokens: int = 256, temperature: float = 0.0, top_k: int | None = None,
+                top_p: float | None = None, seed: int = 123, device: str = "auto", file=None) -> str:
+    "Answer one instruction."
+    from gpt_course.pretrained import load_pretrained, pick_device
+    if not instruction.strip(): raise ValueError("the instruction is empty; write what the model should do")
+    net, tokenizer = load_pretrained(model, pick_device(device))
+    return _print_answer(net, tokenizer, {"instruction": instruction, "input": input}, max_new_tokens, temperature, top_k, top_p, seed, file)
+
+# %% ../nbs/cli.ipynb #cli-012-c
+def run_chat(model: str, max_new_tokens: int = 256, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None,
+             seed: int = 123, device: str = "auto") -> None:
+    "Answer one instruction after another, each on its own, as in training: the model does not see what was said before."
+    from gpt_course.pretrained import load_pretrained, pick_device
+    net, tokenizer = load_pretrained(model, pick_device(device))
+    print("Write an instruction, then its input (Enter for none). Each is answered on its own. Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            instruction = input("instruction> ").strip()
+            if not instruction: continue
+            record = {"instruction": instruction, "input": input("input> ").strip()}
+        except EOFError:
+            return print()
+        try: _print_answer(net, tokenizer, record, max_new_tokens, temperature, top_k, top_p, seed)
+        except ValueError as e: print(e, file=sys.stderr)
+        except KeyboardInterrupt: print(" … stopped", file=sys.stderr)
 
 # %% ../nbs/cli.ipynb #cli-012-a
 def run_evaluate(model: str, data: str = "builtin", max_new_tokens: int = 256, device: str = "auto", judge: str | None = None,
@@ -173,6 +198,17 @@ def run_evaluate(model: str, data: str = "builtin", max_new_tokens: int = 256, d
     scores |= {"exact_match_low": low, "exact_match_high": high}
     if judge: scores |= judge_responses(parts[1], responses, partial(ask_endpoint, judge, judge_model)).summary()
     return scores
+
+# %% ../nbs/cli.ipynb #cli-012-d
+def run_export(model: str, to: str = "hf", out: str | Path = "export", dtype: str = "f32", license: str | None = None, overwrite: bool = False,
+               push: str | None = None, public: bool = False) -> str:  # what was written, and where
+    "Write a model so that other tools run it, and upload it if asked to."
+    from gpt_course.pretrained import load_pretrained
+    from gpt_course.sharing import export_gguf, export_hf, push_to_hub
+    if to not in ("hf", "gguf"): raise ValueError(f"--to is {to!r}; choose hf (Transformers and what builds on it) or gguf (llama.cpp, Ollama)")
+    net, tokenizer = load_pretrained(model)
+    written = (export_hf if to == "hf" else export_gguf)(net, tokenizer, out, source=model, dtype=dtype, license=license, overwrite=overwrite)
+    return f"uploaded: {push_to_hub(out, push, private=not public)}" if push else f"written: {written}"
 
 # %% ../nbs/cli.ipynb #cli-012-b
 def lectures_dir() -> Path:

@@ -71,9 +71,11 @@ def _shared_prefix(prompts: list[list[int]]) -> int:
 
 def _prefill(model: GPT, prompts: list[list[int]], room: int) -> tuple[torch.Tensor, list[KVCache], torch.Tensor | None]:
     "Read the prompts: hidden state of each last token (B, C), the caches, and which columns are real (B, S), or `None` for all."
-    device, P, B = model.wte.weight.device, _shared_prefix(prompts), len(prompts)
+    device, B = next(model.parameters()).device, len(prompts)
+    theirs = getattr(model, "make_caches", None)  # a model from elsewhere (lecture 6) keeps its keys and values in its own way,
+    P = 0 if theirs else _shared_prefix(prompts)  # and may expect that padding comes before everything else
     rest = max(map(len, prompts)) - P
-    caches = [KVCache(P + rest + room) for _ in model.h]
+    caches = theirs() if theirs else [KVCache(P + rest + room) for _ in model.h]
     if P:
         model.hidden(torch.tensor([prompts[0][:P]], device=device), caches=caches)
         for cache in caches: cache.select(torch.zeros(B, dtype=torch.long, device=device))
@@ -98,7 +100,7 @@ def _prefill(model: GPT, prompts: list[list[int]], room: int) -> tuple[torch.Ten
 def _decode(model: GPT, prompts: list[list[int]], limits: list[int], eos_id: int | None, temperature: float,
             top_k: int | None, top_p: float | None, seeds: list[int]) -> Iterator[list[tuple[int, int]]]:
     "Yield, step after step, `(row, token)` for the rows still alive; the end token is the last of its row."
-    device, rows = model.wte.weight.device, list(range(len(prompts)))
+    device, rows = next(model.parameters()).device, list(range(len(prompts)))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     hidden, caches, visible = _prefill(model, prompts, max(limits))
     for step in range(max(limits)):

@@ -4,108 +4,254 @@
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-003
 from __future__ import annotations
-import json, os, tempfile
+import copy, hashlib, inspect, json, math, os, re, tempfile
+from dataclasses import dataclass
 from pathlib import Path
 import tiktoken
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from .batching import GPT2_VOCAB_SIZE, load_tokenizer
-from .dataset import ASSETS, write_json
+from .dataset import ASSETS, cache_dir, write_atomic, write_json
 from .model import GPT, GPTConfig, count_parameters
 
 # %% auto #0
-__all__ = ['HUB_NAMES', 'read_config', 'load_weights', 'find_model', 'load_pretrained', 'pick_device', 'save_tensors',
-           'save_pretrained']
+__all__ = ['HUB_NAMES', 'read_config', 'StoredTensor', 'read_header', 'load_weights', 'verify_sha256', 'find_model',
+           'load_pretrained', 'pick_device', 'ModelShape', 'TransformersModel', 'TransformersTokenizer',
+           'load_transformers_tokenizer', 'load_transformers', 'save_tensors', 'save_pretrained']
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-009
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # stored (in, out)
 _BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that some published files contain; not weights
-HUB_NAMES = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+_OURS = {"model_type": "gpt2", "activation_function": "gelu_new", "tie_word_embeddings": True, "scale_attn_weights": True,
+         "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; a model folder needs config.json and model.safetensors") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise ValueError(f"{path}: not a JSON file ({e}); fetch or export the model again") from None
+
+
+def _strange(raw: dict) -> str:
+    "The first thing in a `config.json` that our `GPT` does not do; empty if there is none."
+    for key, value in _OURS.items():
+        if raw.get(key, value) != value: return f"{key} is {raw[key]!r}, but GPT-2 has {value!r}"
+    wide = 4 * raw.get("n_embd", 0)
+    return f"n_inner is {raw['n_inner']}, but GPT-2 has {wide}" if raw.get("n_inner") not in (None, wide) else ""
 
 
 def read_config(
     path: str | Path,  # a `config.json` as Transformers writes it for GPT-2
 ) -> GPTConfig:
     "The shape of a checkpoint."
-    path = Path(path)
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; a model folder needs config.json and model.safetensors") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{path}: not a JSON file ({e}); fetch or export the model again") from None
-    if raw.get("model_type", "gpt2") != "gpt2":
-        raise ValueError(f"{path}: model_type is {raw['model_type']!r}; this loader reads GPT-2 checkpoints")
+    raw = _read_json(path := Path(path))
+    if strange := _strange(raw): raise ValueError(f"{path}: {strange}; this loader reads GPT-2 checkpoints")
     names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     if missing := [n for n in names if n not in raw]:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; need all of {', '.join(names)}")
-    if raw.get("activation_function", "gelu_new") != "gelu_new":
-        raise ValueError(f"{path}: activation_function is {raw['activation_function']!r}; GPT-2 uses 'gelu_new'")
     return GPTConfig(**{n: raw[n] for n in names}, layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
                      initializer_range=raw.get("initializer_range", 0.02))
 
-# %% ../nbs/06_pretrained.ipynb #06-pretrained-010
-def load_weights(
-    model: GPT,  # filled in place
-    path: str | Path,  # a safetensors file with GPT-2's tensor names, with or without the prefix `transformer.`
-) -> GPT:
-    "Copy a checkpoint into `model`, one tensor at a time; every tensor must be there and fit."
-    path, wanted = Path(path), dict(model.named_parameters())
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-009-b
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    "Where a tensor lies in a safetensors file."
+    path: Path
+    dtype: str  # `F32`, `F16`, …
+    shape: tuple[int, ...]
+    start: int  # its first byte
+
+    def read_into(self, target: torch.Tensor, chunk: int = 1 << 24) -> None:
+        "Fill `target`, of the same shape and any type and device; at most about `chunk` bytes are in memory besides it."
+        if self.dtype not in _DTYPES: raise ValueError(f"{self.path}: has a tensor of type {self.dtype}; need one of {', '.join(_DTYPES)}")
+        dtype = _DTYPES[self.dtype]
+        rows = max(1, chunk // (dtype.itemsize * math.prod(self.shape[1:])))
+        with open(self.path, "rb") as f, torch.no_grad():
+            f.seek(self.start)
+            for part in target.split(rows):
+                buffer = torch.empty(part.shape, dtype=dtype)
+                if f.readinto(buffer.view(torch.uint8).numpy()) != buffer.nbytes: raise ValueError(f"{self.path}: ends too early; fetch or export the model again")
+                part.copy_(buffer)
+
+
+def read_header(
+    path: str | Path,  # a safetensors file
+) -> dict[str, StoredTensor]:
+    "What is in a checkpoint, without reading the numbers; `ValueError` if the file is not whole."
     try:
-        with safe_open(path, "pt") as f, torch.no_grad():
-            stored = {name.removeprefix("transformer."): name for name in f.keys() if not name.endswith(_BUFFERS)}
-            stored.pop("lm_head.weight", None)  # a copy of the tied embedding
-            if faults := [f"lacks {n}" for n in wanted if n not in stored] + [f"has unknown {n}" for n in stored if n not in wanted]:
-                raise ValueError(f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; is it a GPT-2 checkpoint of this shape?")
-            for name, p in wanted.items():
-                tensor = f.get_tensor(stored[name])
-                if name.endswith(_TRANSPOSED): tensor = tensor.T
-                if tensor.shape != p.shape:
-                    raise ValueError(f"{path}: {name} is {tuple(tensor.shape)}, but config.json asks for {tuple(p.shape)}; they do not belong together")
-                p.copy_(tensor)
+        with safe_open(path, "pt"): pass  # checks header and length
+        with open(path, "rb") as f:
+            n = int.from_bytes(f.read(8), "little")
+            header = json.loads(f.read(n))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a model folder needs config.json and model.safetensors") from None
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path}: not a whole safetensors file ({e}); fetch or export the model again") from None
+    return {name: StoredTensor(Path(path), entry["dtype"], tuple(entry["shape"]), 8 + n + entry["data_offsets"][0])
+            for name, entry in header.items() if name != "__metadata__"}
+
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-010
+def _weights_path(folder: Path) -> Path:
+    "The weights of a model folder: one file, or the list of several."
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if (folder / name).exists(): return folder / name
+    if next(folder.glob("*.bin"), None):
+        raise ValueError(f"{folder}: has its weights as pickle (.bin) only, which can run any program; take a version with model.safetensors")
+    raise ValueError(f"{folder / 'model.safetensors'}: no such file; a model folder needs config.json and model.safetensors")
+
+
+def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    "All tensors of a file, or of the files that an index lists."
+    if not path.name.endswith(".index.json"): return read_header(path)
+    files = sorted(set(_read_json(path).get("weight_map", {}).values()))
+    return {name: tensor for file in files for name, tensor in read_header(path.parent / Path(file).name).items()}
+
+
+def load_weights(
+    model: GPT,  # filled in place
+    path: str | Path,  # a safetensors file with GPT-2's tensor names, with or without the prefix `transformer.`; or an index of several
+) -> GPT:
+    "Read a checkpoint into `model`, in pieces; every tensor must be there and fit."
+    path, wanted = Path(path), dict(model.named_parameters())
+    stored = {name.removeprefix("transformer."): t for name, t in _stored_tensors(path).items() if not name.endswith(_BUFFERS)}
+    stored.pop("lm_head.weight", None)  # a copy of the tied embedding
+    if faults := [f"lacks {n}" for n in wanted if n not in stored] + [f"has unknown {n}" for n in stored if n not in wanted]:
+        raise ValueError(f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; is it a GPT-2 checkpoint of this shape?")
+    places = {name: p.detach().T if name.endswith(_TRANSPOSED) else p.detach() for name, p in wanted.items()}  # as in the file
+    for name, place in places.items():
+        if place.shape != stored[name].shape:
+            raise ValueError(f"{path}: {name} is {stored[name].shape}, but config.json asks for {tuple(place.shape)}; they do not belong together")
+    for name, place in places.items(): stored[name].read_into(place)
     return model
 
-# %% ../nbs/06_pretrained.ipynb #06-pretrained-012
-def find_model(
-    name: str | Path,  # `tiny`, a GPT-2 size, or the path of a folder
-) -> Path:  # a folder with `config.json` and `model.safetensors`
-    "Where a model's files are; downloads GPT-2 from the Hub when it is not in the cache."
-    if str(name) == "tiny": return ASSETS / "tiny"
-    if str(name) in HUB_NAMES: return _from_hub(str(name))
-    if Path(name).is_dir(): return Path(name)
-    known = ", ".join(["tiny", *HUB_NAMES])
-    raise ValueError(f"unknown model {str(name)!r}; choose one of {known}, or the path of a folder with config.json and model.safetensors")
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-011-a
+HUB_NAMES = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+_COMMITS = {"gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e", "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+            "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519", "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2"}
+_SHA256 = {"gpt2": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+           "gpt2-xl": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"}
+_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
+             "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*"]
+
+
+def verify_sha256(
+    path: str | Path,
+    sha256: str,  # expected, 64 hexadecimal digits
+) -> None:
+    "Check a file once, and remember it; a file with another content is removed, so that nobody takes it for the right one."
+    path, kept = Path(path), cache_dir() / "checked"
+    stat = path.stat()
+    note = kept / hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {sha256}".encode()).hexdigest()[:24]
+    if note.exists(): return
+    with open(path, "rb") as f: found = hashlib.file_digest(f, "sha256").hexdigest()
+    if found != sha256:
+        target = path.parent / os.readlink(path) if path.is_symlink() else path
+        try:
+            target.unlink(); path.unlink(missing_ok=True); what = "it was removed; try again"
+        except OSError:
+            what = "delete it and try again"
+        raise ValueError(f"{path}: sha256 {found[:12]}… does not match {sha256[:12]}…, so the download is broken or is another file; {what}")
+    try:
+        write_atomic(note, f"{path.resolve()}\n")
+    except OSError:
+        pass  # nowhere to remember it: it will be checked again
+
+
+def _announced(path: Path) -> str | None:
+    "The checksum that the Hub announced for a large file: the cache keeps the file under that name, and links to it."
+    name = Path(os.readlink(path)).name if path.is_symlink() else ""
+    return name if re.fullmatch("[0-9a-f]{64}", name) else None
+
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-011-c
+def _hub_problem(e: Exception) -> str:
+    "What went wrong, and what to do about it."
+    from huggingface_hub import constants, errors
+    status = next((r.status_code for x in (e, e.__cause__) if (r := getattr(x, "response", None)) is not None), None)
+    if isinstance(e, errors.GatedRepoError): return "its owners want you to agree to their terms; do so on its page, then `hf auth login`, or set HF_TOKEN"
+    if isinstance(e, errors.RepositoryNotFoundError): return "there is no such model, or it is private; check the name, or `hf auth login`"
+    if isinstance(e, errors.RevisionNotFoundError): return "there is no such revision; check what follows the @"
+    if isinstance(e, errors.RemoteEntryNotFoundError): return f"the model there lacks a file ({str(e).strip().splitlines()[-1]}); is it a causal language model?"
+    if status: return f"{constants.ENDPOINT} answered HTTP {status}; wait a minute and try again"
+    if constants.is_offline_mode(): return f"HF_HUB_OFFLINE is set, and the files are not in {constants.HF_HUB_CACHE}; unset it once, or use tiny, or a folder"
+    if isinstance(e, errors.LocalEntryNotFoundError) or not isinstance(e, (OSError, ValueError)):
+        why = str(e.__cause__ or e).strip().splitlines()[:1]
+        return f"{constants.ENDPOINT} cannot be reached ({' '.join(why)}); connect to the network and try again, or use tiny, which needs none, or a folder"
+    if isinstance(e, OSError) and e.errno: return f"the cache {constants.HF_HUB_CACHE} cannot be written ({e.strerror}); set HF_HOME to a folder that can"
+    return f"{str(e).strip().splitlines()[0]}; try again"
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download  # imported late: only this way needs it
-    from huggingface_hub.utils import disable_progress_bars
+    "The folder of a model of the Hub, downloaded and checked."
+    from huggingface_hub import hf_hub_download, snapshot_download  # imported late: only this way needs it
+    repo, _, revision = (HUB_NAMES.get(name) or name.removeprefix("hf:")).partition("@")
     try:
-        files = [Path(hf_hub_download(HUB_NAMES[name], f)) for f in ("config.json", "model.safetensors")]
+        if name in HUB_NAMES:
+            folder = [Path(hf_hub_download(repo, f, revision=_COMMITS[name])) for f in ("config.json", "model.safetensors")][0].parent
+        else:
+            folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=_PATTERNS, ignore_patterns=["*/*"]))
     except Exception as e:  # the library has many kinds of failure; all mean: the files are not here
-        raise ValueError(f"{name}: could not be fetched from the Hugging Face Hub as {HUB_NAMES[name]} ({type(e).__name__}); connect to the "
-                         "network once, or use --model tiny, which needs none, or the path of a downloaded folder") from e
-    return files[0].parent
+        raise ValueError(f"{name}: could not be fetched from the Hugging Face Hub: {_hub_problem(e)}") from e
+    for path in sorted(folder.glob("*.safetensors")):
+        if sha256 := _SHA256.get(name) or _announced(path): verify_sha256(path, sha256)
+    return folder
+
+
+def find_model(
+    name: str | Path,  # `tiny`, a GPT-2 size, the path of a folder, or `hf:OWNER/NAME`, also with `@REVISION`
+) -> Path:  # a folder with `config.json` and weights
+    "Where a model's files are; downloads them from the Hub when they are not in the cache."
+    if str(name) == "tiny": return ASSETS / "tiny"
+    if str(name) in HUB_NAMES or str(name).startswith("hf:"): return _from_hub(str(name))
+    if Path(name).is_dir(): return Path(name)
+    known = ", ".join(["tiny", *HUB_NAMES])
+    raise ValueError(f"unknown model {str(name)!r}; choose one of {known}, hf:OWNER/NAME for another model of the Hub, "
+                     "or the path of a folder with config.json and model.safetensors")
+
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-012
+def _byte_alphabet() -> dict[str, int]:
+    "The letters that GPT-2's files write for the 256 bytes (openai/gpt-2, src/encoder.py)."
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in printable)}
+
+
+def _own_tokenizer(folder: Path, vocab_size: int) -> tiktoken.Encoding | None:
+    "GPT-2's tokenizer, if it is the one of this folder; `None` if the folder has another."
+    if (folder / "tokenizer.json").exists():
+        raw = _read_json(folder / "tokenizer.json")
+        table, plain = raw["model"].get("vocab", {}), not raw.get("normalizer") and (raw.get("pre_tokenizer") or {}).get("type") == "ByteLevel"
+    elif (folder / "vocab.json").exists(): table, plain = _read_json(folder / "vocab.json"), True
+    else:
+        if vocab_size > GPT2_VOCAB_SIZE:
+            raise ValueError(f"{folder}: vocabulary of {vocab_size}, but GPT-2's tokenizer has {GPT2_VOCAB_SIZE} ids; add the model's tokenizer.json")
+        return load_tokenizer(vocab_size)
+    if not plain or not 257 <= len(table) <= GPT2_VOCAB_SIZE: return None
+    ours, byte = load_tokenizer(len(table)), _byte_alphabet()
+    words = sorted(table, key=table.get)[:-1]  # the last is the end token
+    same = all(set(w) <= byte.keys() and bytes(map(byte.get, w)) == ours.decode_single_token_bytes(i) for i, w in enumerate(words))
+    return ours if same else None
 
 
 def load_pretrained(
     name: str | Path = "tiny",  # see `find_model`
     device: str | torch.device = "cpu",
-) -> tuple[GPT, tiktoken.Encoding]:  # the model, in evaluation mode and float32, and its tokenizer
+) -> tuple[GPT | TransformersModel, tiktoken.Encoding | TransformersTokenizer]:  # the model, in evaluation mode and float32, and its tokenizer
     "Load a model and the tokenizer that belongs to it."
     folder = find_model(name)
+    if _strange(_read_json(folder / "config.json")): return load_transformers(folder, device)
     config = read_config(folder / "config.json")
-    if config.vocab_size > GPT2_VOCAB_SIZE:
-        raise ValueError(f"{folder}: vocabulary of {config.vocab_size}, but GPT-2's tokenizer has {GPT2_VOCAB_SIZE} ids; this model needs another tokenizer")
+    tokenizer = _own_tokenizer(folder, config.vocab_size) or load_transformers_tokenizer(folder)
     with torch.device("meta"):
         model = GPT(config)
-    model = load_weights(model.to_empty(device=device), folder / "model.safetensors")
-    return model.eval(), load_tokenizer(config.vocab_size)
+    model = load_weights(model.to_empty(device=device), _weights_path(folder))
+    return model.eval(), tokenizer
 
 
 def pick_device(
@@ -119,6 +265,104 @@ def pick_device(
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"device {name!r} cannot be used here ({str(e).splitlines()[0]}); use 'auto' or 'cpu'") from None
     return name
+
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-018-a
+@dataclass(frozen=True)
+class ModelShape:
+    "What the course wants to know of a model; names as in `GPTConfig`."
+    vocab_size: int
+    n_positions: int  # longest context, in tokens
+    n_embd: int
+    n_layer: int
+
+
+class _TheirCache:
+    "The keys and values of all layers, in Transformers' own form."
+    def __init__(self, past):
+        self.past = past
+
+    def __len__(self) -> int:
+        return self.past.get_seq_length()
+
+    def select(self, rows: torch.Tensor) -> None:
+        self.past.batch_select_indices(rows)
+
+
+class TransformersModel(nn.Module):
+    "A causal language model of Transformers behind the interface of `GPT`."
+    def __init__(self, hf: nn.Module):
+        super().__init__()
+        self.hf, c = hf, hf.config
+        self.config = ModelShape(c.vocab_size, getattr(c, "max_position_embeddings", None) or 2048, c.hidden_size, c.num_hidden_layers)
+        self._accepts = set(inspect.signature(hf.base_model.forward).parameters)
+
+    def make_caches(self) -> list[_TheirCache]:
+        from transformers import DynamicCache
+        return [_TheirCache(DynamicCache(config=self.hf.config))]
+
+    def hidden(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, attn_mask: torch.Tensor | None = None,
+               caches: list | None = None) -> torch.Tensor:  # (B, T, C)
+        "Everything up to the logits; arguments as in `GPT.hidden`, but padding must be on one side."
+        (B, T), start = input_ids.shape, len(caches[0]) if caches else 0
+        if start + T > self.config.n_positions:
+            raise ValueError(f"{start + T} tokens, but the model's context holds {self.config.n_positions}; shorten the text")
+        options = {"use_cache": bool(caches)}
+        if caches:  # which columns are real: what the last position may see
+            real = input_ids.new_ones(B, start + T) if attn_mask is None else attn_mask[:, 0, -1].long()
+            options |= {"past_key_values": caches[0].past, "attention_mask": real}
+            if position_ids is not None and "position_ids" in self._accepts: options["position_ids"] = position_ids
+        return self.hf.base_model(input_ids, **options).last_hidden_state
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:  # (..., C) to logits (..., V)
+        return self.hf.get_output_embeddings()(hidden)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # (B, T) to logits (B, T, V)
+        return self.head(self.hidden(input_ids))
+
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-018-c
+class TransformersTokenizer:
+    "A tokenizer of Transformers with the three things that the course asks of one."
+    def __init__(self, hf):
+        if hf.eos_token_id is None: raise ValueError("the tokenizer has no end token (eos_token), so an answer could not end; set one in tokenizer_config.json")
+        self.hf, self.eot_token, self.n_vocab = hf, hf.eos_token_id, len(hf)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        return self.hf.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.hf.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def load_transformers_tokenizer(folder: str | Path) -> TransformersTokenizer:
+    "The tokenizer of a folder, by Transformers."
+    try:
+        from transformers import AutoTokenizer  # seconds to import, and only this way needs it
+        hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ImportError as e:
+        raise ValueError(f"{folder}: this model's tokenizer needs a library that is not here ({e}); pip install transformers") from None
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{folder}: no tokenizer that Transformers can load ({str(e).strip().splitlines()[0]}); add the model's tokenizer.json") from None
+    return TransformersTokenizer(hf)
+
+
+def load_transformers(folder: str | Path, device: str | torch.device = "cpu") -> tuple[TransformersModel, TransformersTokenizer]:
+    "A folder that holds some other causal language model, and its tokenizer."
+    folder, tokenizer = Path(folder), load_transformers_tokenizer(folder)
+    _weights_path(folder)
+    try:
+        from transformers import AutoModelForCausalLM
+        hf, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True,
+                                                        trust_remote_code=False, output_loading_info=True)
+        model = TransformersModel(hf.to(device).eval())
+    except (ImportError, OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as e:
+        raise ValueError(f"{folder}: Transformers cannot load it as a causal language model ({str(e).strip().splitlines()[0]})") from e
+    if lost := [*info["missing_keys"], *info["mismatched_keys"]]:
+        raise ValueError(f"{folder}: lacks {', '.join(map(str, sorted(lost)[:5]))}; its files are not whole or not of this model; fetch them again")
+    ids = torch.arange(4, device=device)[None]
+    with torch.no_grad(): gap = (model(ids) - hf(ids).logits).abs().max().item()
+    if not gap < 1e-3:
+        raise ValueError(f"{folder}: {type(hf).__name__} changes its logits after the output matrix (by {gap:.3g}), which this course's loss leaves out; choose another model")
+    return model, tokenizer
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-019
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
@@ -137,16 +381,30 @@ def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: d
     return path
 
 
+def _move_saved(save, folder: Path) -> None:
+    "Let `save(directory)` write somewhere else, then move all files into `folder`, `config.json` last."
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temp:
+        save(temp)
+        for path in sorted(Path(temp).iterdir(), key=lambda p: (p.name == "config.json", p.name)): os.replace(path, folder / path.name)
+
+
 def save_pretrained(
-    model: GPT,
+    model: GPT | TransformersModel,
     folder: str | Path,  # gets `model.safetensors` and `config.json`
     dtype: torch.dtype = torch.float32,  # how numbers are stored
+    tokenizer=None,  # as `load_pretrained` returned it; one of Transformers is written too, GPT-2's follows from the vocabulary
 ) -> Path:
     "Write a model so that `load_pretrained` and `transformers` read it."
-    folder, c = Path(folder), model.config
+    folder = Path(folder)
+    if isinstance(tokenizer, TransformersTokenizer): _move_saved(tokenizer.hf.save_pretrained, folder)
+    if isinstance(model, TransformersModel):
+        hf = model.hf if dtype == torch.float32 else copy.deepcopy(model.hf).to(dtype)
+        _move_saved(hf.save_pretrained, folder)
+        return folder
+    c, eos = model.config, getattr(tokenizer, "eot_token", model.config.vocab_size - 1)
     tensors = {name: (p.T if name.endswith(_TRANSPOSED) else p).detach().to("cpu", dtype).contiguous() for name, p in model.named_parameters()}
     save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    eos = c.vocab_size - 1
     write_json(folder / "config.json", {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": c.vocab_size, "n_positions": c.n_positions,
         "n_embd": c.n_embd, "n_layer": c.n_layer, "n_head": c.n_head, "activation_function": "gelu_new",
