@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-003
 from __future__ import annotations
-import hashlib, json, os, random, re, tempfile, urllib.error, urllib.request
+import hashlib, http.client, json, os, random, re, sys, tempfile, time, urllib.error, urllib.request
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,24 +197,45 @@ def cache_dir() -> Path:
     return Path(os.environ.get("GPT_COURSE_CACHE") or Path.home() / ".cache" / "gpt_course")
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-030
+def _download(url: str, timeout_s: float, tries: int = 4) -> bytes:
+    "What is at an address; asked again when the server is busy or the connection breaks, not when it says no or nobody is there."
+    for attempt in range(tries):
+        wait_s = 2.0**attempt  # 1, 2, 4
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s) as reply: return reply.read()
+        except urllib.error.HTTPError as e:
+            if attempt + 1 == tries or e.code not in (408, 429, 500, 502, 503, 504): raise
+            if (after := e.headers.get("Retry-After", "")).isdigit(): wait_s = min(int(after), 60)
+        except (http.client.HTTPException, OSError) as e:
+            if attempt + 1 == tries or isinstance(e, urllib.error.URLError): raise
+        time.sleep(wait_s)
+
+
 def fetch_lecture_data(
     url: str = LECTURE_URL,
     sha256: str = LECTURE_SHA256,  # expected checksum of the file
     folder: str | Path | None = None,  # where to keep it; `cache_dir()` by default
     timeout_s: float = 30.0,
 ) -> Path:
-    "The lecture's data set (Apache-2.0, by Sebastian Raschka): from the cache, or downloaded and checked."
+    "The lecture's data set (by Sebastian Raschka, Apache License 2.0): from the cache, or downloaded and checked."
     path = Path(folder or cache_dir()) / "instruction-data.json"
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256: return path
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as reply: data = reply.read()
-    except (urllib.error.URLError, OSError) as e:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256: return path
+    except OSError: pass  # not there yet
+    try:
+        data = _download(url, timeout_s)
+    except (http.client.HTTPException, OSError) as e:
         raise ValueError(f"the lecture's data set could not be downloaded from {url} ({getattr(e, 'reason', e)}); "
                          "connect to the network once, or give the path of your copy: --data instruction-data.json") from None
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise ValueError(f"{url}: sha256 {found[:12]}… does not match {sha256[:12]}…; nothing was kept; try again, or give the path of your copy")
-    return write_atomic(path, data)
+    try:
+        write_atomic(path, data)
+    except OSError as e:
+        raise ValueError(f"{path.parent}: cannot be written ({e.strerror}); set GPT_COURSE_CACHE to a folder that can") from None
+    print(f"downloaded {path}: by Sebastian Raschka, Apache License 2.0, from {url}", file=sys.stderr)
+    return path
 
 
 def load_data(

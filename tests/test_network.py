@@ -2,6 +2,7 @@
 import hashlib, http.server, json, threading
 from functools import partial
 import pytest
+from gpt_course import dataset
 from gpt_course.dataset import fetch_lecture_data
 from gpt_course.evaluation import ask_endpoint, judge_responses
 from gpt_course.responses import Response
@@ -9,18 +10,20 @@ from gpt_course.responses import Response
 
 @pytest.fixture
 def server():
-    "Starts a server whose answers the test chooses: `server(handler)` gives its address."
+    "Starts a server whose answers the test chooses: `server(answer)` gives its address; an answer is status, body, bytes sent before it breaks off, headers."
     started = []
 
     def start(answer):
         class Handler(http.server.BaseHTTPRequestHandler):
             def reply(self):
                 length = int(self.headers.get("Content-Length") or 0)
-                status, body = answer(self.path, self.rfile.read(length))
+                status, body, *rest = answer(self.path, self.rfile.read(length))
+                cut, headers = (rest + [None, {}])[:2] if rest else (None, {})
                 self.send_response(status)
+                for key, value in headers.items(): self.send_header(key, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[:cut])
             do_GET = do_POST = reply
             def log_message(self, *args): pass
         httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -58,7 +61,15 @@ def test_a_server_that_is_no_judge_is_named(server, reply, contains):
     assert contains in str(e.value)
 
 
-def test_data_is_downloaded_checked_and_kept(server, tmp_path):
+@pytest.fixture
+def waits(monkeypatch):
+    "Seconds that would have been waited."
+    out = []
+    monkeypatch.setattr(dataset.time, "sleep", out.append)
+    return out
+
+
+def test_data_is_downloaded_checked_and_kept(server, tmp_path, capsys):
     data, calls = b"[1, 2]", []
 
     def answer(path, body):
@@ -68,12 +79,39 @@ def test_data_is_downloaded_checked_and_kept(server, tmp_path):
     for _ in range(2):
         assert fetch_lecture_data(url, digest, tmp_path).read_bytes() == data
     assert len(calls) == 1
+    assert capsys.readouterr().err.count("Apache License 2.0") == 1  # named to whoever downloads it
+
+
+@pytest.mark.parametrize("first, waited", [([(429, b"", None, {"Retry-After": "7"})], [7]), ([(503, b""), (500, b"")], [1, 2]), ([(200, b"[1, 2]", 3)], [1])])
+def test_a_busy_server_and_a_broken_connection_are_tried_again(server, tmp_path, waits, first, waited):
+    data, answers = b"[1, 2]", [*first]
+    url = server(lambda *_: answers.pop(0) if answers else (200, data))
+    assert fetch_lecture_data(url, hashlib.sha256(data).hexdigest(), tmp_path).read_bytes() == data
+    assert waits == waited
+
+
+@pytest.mark.parametrize("answer", [(200, b"[1, 2]", 3), (429, b"")])
+def test_a_server_that_never_gets_it_done_is_one_clear_message(server, tmp_path, waits, answer):
+    with pytest.raises(ValueError, match="could not be downloaded .*--data instruction-data.json"): fetch_lecture_data(server(lambda *_: answer), "0" * 64, tmp_path)
+    assert len(waits) == 3 and not list(tmp_path.iterdir())
+
+
+def test_a_broken_copy_in_the_cache_is_replaced(server, tmp_path):
+    (tmp_path / "instruction-data.json").write_bytes(b"[1, ")
+    assert fetch_lecture_data(server(lambda *_: (200, b"[1, 2]")), hashlib.sha256(b"[1, 2]").hexdigest(), tmp_path).read_bytes() == b"[1, 2]"
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, tmp_path):
+    "Below a file no folder can be made, not even by root."
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written .*; set GPT_COURSE_CACHE"):
+        fetch_lecture_data(server(lambda *_: (200, b"[]")), hashlib.sha256(b"[]").hexdigest(), tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize("answer, contains", [(lambda *_: (200, b"other"), "does not match"), (lambda *_: (404, b""), "could not be downloaded")])
-def test_a_bad_download_is_not_kept(server, tmp_path, answer, contains):
+def test_a_bad_download_is_not_kept(server, tmp_path, waits, answer, contains):
     with pytest.raises(ValueError, match=contains): fetch_lecture_data(server(answer), "0" * 64, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and not waits  # asking again would not help
 
 
 def test_no_network_is_one_clear_message(tmp_path):
