@@ -69,7 +69,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int  # its first byte
 
-    def read_into(self, target: torch.Tensor, chunk: int = 1 << 24) -> None:
+    def read_into(self, target: torch.Tensor, chunk: int = 1 << 20) -> None:
         "Fill `target`, of the same shape and any type and device; at most about `chunk` bytes are in memory besides it."
         if self.dtype not in _DTYPES: raise ValueError(f"{self.path}: has a tensor of type {self.dtype}; need one of {', '.join(_DTYPES)}")
         dtype = _DTYPES[self.dtype]

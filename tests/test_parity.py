@@ -95,7 +95,7 @@ import torch
 from gpt_course.pretrained import load_pretrained
 from gpt_course.batching import load_tokenizer
 load_tokenizer()
-torch.ones(8) @ torch.ones(8)
+load_pretrained("tiny")  # whatever is imported late
 status = lambda key: next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts here
 before = status("VmRSS")

@@ -22,6 +22,8 @@ KINDS = {
     "gpt_neox": lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(intermediate_size=64, **SIZES)),
     "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(intermediate_size=64, num_key_value_heads=2, sliding_window=24, **SIZES)),
     "bloom": lambda: transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=V, hidden_size=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=0)),
+    "gpt2 with relu": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=V, n_positions=512, n_embd=32, n_layer=2, n_head=4, activation_function="relu",
+                                                                                   bos_token_id=None, eos_token_id=0)),  # absolute positions
 }
 
 
@@ -63,11 +65,12 @@ def test_logits_and_batched_greedy_answers_are_those_of_transformers(kind, their
     ref = reference(theirs(kind))
     ids = torch.randint(1, V, (3, 40), generator=torch.Generator().manual_seed(1))
     assert (model(ids) - ref(ids).logits).abs().max() < 1e-4
-    prompts = [tokenizer.encode_ordinary(render_prompt(r)) for r in RECORDS[:6]] + [ids[0, :1].tolist(), ids[1, :9].tolist()]
-    assert len({len(p) for p in prompts}) > 3  # there is padding, and most share their first tokens
-    for batch_size in (8, 1):
-        answers = generate(model, prompts, max_new_tokens=20, batch_size=batch_size)
-        assert [a.ids for a in answers] == [greedy(ref, p, 20) for p in prompts]
+    alike = [tokenizer.encode_ordinary(render_prompt(r)) for r in RECORDS[:6]]  # share their first tokens
+    prompts = alike + [ids[0, :1].tolist(), ids[1, :9].tolist()]
+    assert len({len(p) for p in alike}) > 1  # there is padding
+    for group, batch_size in ((alike, 8), (prompts, 8), (prompts, 1)):
+        answers = generate(model, group, max_new_tokens=20, batch_size=batch_size)
+        assert [a.ids for a in answers] == [greedy(ref, p, 20) for p in group]
     assert len({tuple(a.ids) for a in answers}) > 3  # not all the same token
 
 
