@@ -59,15 +59,39 @@ def _answer_and_score(model, tokenizer, records: list[dict], loader, max_new_tok
     return responses, {"loss": evaluate_loss(model, loader)} | score_responses(records, responses) | {"seconds": seconds}
 
 # %% ../nbs/cli.ipynb #cli-008-a
+def _adapt(net, lora: dict, seed: int) -> float:  # share of the parameters that is trained
+    "Give the model LoRA layers, if the run asks for them."
+    from gpt_course.lora import add_lora, count_trainable
+    from gpt_course.model import count_parameters
+    if not lora["lora_rank"]: return 1.0
+    whole = count_parameters(net)
+    add_lora(net, lora["lora_rank"], lora["lora_alpha"], lora["lora_dropout"], lora["lora_targets"], seed)
+    print(f"LoRA: {count_trainable(net):,} of {whole:,} numbers are trained", file=sys.stderr)
+    return count_trainable(net) / whole
+
+
+def _warn_of_memory(net, train, config, trainable: float) -> None:
+    "Say before a long wait that memory will not suffice; for our own network, whose tensors are counted."
+    from gpt_course.memory import available_memory, batch_shape, memory_warning
+    from gpt_course.model import GPTConfig
+    if not isinstance(net.config, GPTConfig): return
+    options = {k: getattr(config, k) for k in ("accumulate", "checkpoint_activations", "bf16", "optimizer")}
+    device = next(net.parameters()).device
+    if note := memory_warning(net.config, *batch_shape(train, config.epochs), available_memory(device), trainable=trainable, **options):
+        print(f"warning: {note}", file=sys.stderr)
+
+# %% ../nbs/cli.ipynb #cli-008-b
 def run_finetune(
     model: str = "tiny", data: str = "builtin", out: str | Path = "runs/finetune", epochs: int = 2, batch_size: int = 8,
     lr: float | None = None, seed: int = 123, device: str = "auto", resume: bool = False, max_new_tokens: int = 256,
-    policy: str = "error", accumulate: int = 1, progress: bool = True,
+    policy: str = "error", accumulate: int = 1, checkpoint_activations: bool = False, bf16: bool = False, optimizer: str = "adamw",
+    lora_rank: int = 0, lora_alpha: float | None = None, lora_dropout: float = 0.0, lora_targets: str | None = None, progress: bool = True,
 ) -> dict:  # what `metrics.json` holds
     "Fine-tune a model on instruction records and leave everything in `out`."
     from gpt_course.dataset import audit_splits, load_data, split_records, write_json
     from gpt_course.finetuning import TrainConfig, default_lr, finetune
     from gpt_course.loaders import make_loaders
+    from gpt_course.lora import lora_lr, merge_lora, remove_lora, save_adapter
     from gpt_course.losses import plot_losses, summarise
     from gpt_course.pretrained import load_pretrained, pick_device, save_pretrained
     from gpt_course.responses import compare_responses, encode_prompts
@@ -79,19 +103,26 @@ def run_finetune(
     train, test, val = make_loaders(parts, tokenizer, net.config.n_positions, batch_size, seed, policy)
     parts = (parts[0], [parts[1][i] for i in test.dataset.kept], parts[2])  # loss and answers: the same records
     encode_prompts(parts[1], tokenizer, net.config.n_positions)
-    config = TrainConfig(epochs=epochs, lr=default_lr(net.config.n_embd) if lr is None else lr, seed=seed, accumulate=accumulate)
+    lora = dict(lora_rank=lora_rank, lora_alpha=2.0 * lora_rank if lora_alpha is None else lora_alpha, lora_dropout=lora_dropout, lora_targets=lora_targets)
+    trainable, usual = _adapt(net, lora, seed), (lora_lr if lora_rank else default_lr)(net.config.n_embd)
+    config = TrainConfig(epochs=epochs, lr=usual if lr is None else lr, seed=seed, accumulate=accumulate, optimizer=optimizer, bf16=bf16,
+                         checkpoint_activations=checkpoint_activations)
     settings = {"model": str(model), "data": str(data), "data_sha256": hashlib.sha256(json.dumps(parts).encode()).hexdigest(), "batch_size": batch_size,
                 "device": next(net.parameters()).device.type, "max_new_tokens": max_new_tokens, "policy": policy}
-    _open_run(out, settings | asdict(config), resume)
+    _open_run(out, settings | lora | asdict(config), resume)
     print(f"{data}: {len(parts[0])} training, {len(parts[1])} test, {len(parts[2])} validation records; {audit_splits(*parts)}", file=sys.stderr)
+    _warn_of_memory(net, train, config, trainable)
     before, scores_before = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, "before")
     start = time.perf_counter()
     history = finetune(net, train, val, config, out / _CHECKPOINT, resume, progress)
     training_s = round(time.perf_counter() - start, 2)
+    if lora_rank:
+        save_adapter(net, out / "adapter", model)
+        remove_lora(merge_lora(net))
     after, scores_after = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, "after")
     scores_after["seconds"] |= {"finetune": training_s} | ({"resumed": True} if resume else {})  # resumed: the last part only
     metrics, compared = {"before": scores_before, "after": scores_after}, compare_responses(parts[1], before, after)
-    save_pretrained(net, out)
+    save_pretrained(net, out, tokenizer=tokenizer)
     history.save(out / "history.csv")
     plot_losses(history, out / "losses.png")
     write_json(out / "responses.json", compared)
@@ -240,26 +271,45 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gpt_course {gpt_course.__version__}")
     sub = parser.add_subparsers(dest="command", required=True)
     p = sub.add_parser("finetune", help="fine-tune a model on instruction records")
-    p.add_argument("--model", default="tiny", help="tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, or the path of a model folder")
+    p.add_argument("--model", default="tiny", help="tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf:OWNER/NAME, or the path of a model folder")
     p.add_argument("--data", default="builtin", help="builtin, lecture, or the path of a JSON or JSONL file")
     p.add_argument("--out", default="runs/finetune", help="directory for the results; must not have a run in it")
     p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument("--lr", type=float, help="peak learning rate; default: by the model's width")
     p.add_argument("--accumulate", type=int, default=1, help="batches per step")
+    p.add_argument("--checkpoint-activations", action="store_true", help="less memory, a third more time, the same numbers")
+    p.add_argument("--bf16", action="store_true", help="multiply in bfloat16; fast only where the processor has it")
+    p.add_argument("--optimizer", default="adamw", help="adamw, or adamw8bit: smaller states; needs the package bitsandbytes")
+    p.add_argument("--lora-rank", type=int, default=0, help="train thin matrices of this rank beside the frozen weights; 0: train all weights")
+    p.add_argument("--lora-alpha", type=float, help="their change is scaled by alpha / rank; default: twice the rank")
+    p.add_argument("--lora-dropout", type=float, default=0.0)
+    p.add_argument("--lora-targets", help="ends of layer names, with commas; default: every linear layer but the output layer")
     p.add_argument("--policy", default="error", choices=("error", "drop", "truncate"), help="what to do with records longer than the context")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
     p = sub.add_parser("respond", help="answer one instruction")
     p.add_argument("model"); p.add_argument("instruction")
     p.add_argument("--input", default="", help="text the instruction is about")
-    p.add_argument("--temperature", type=float, default=0.0, help="0: always the best token")
-    p.add_argument("--top-k", type=int); p.add_argument("--top-p", type=float)
+    p = sub.add_parser("chat", help="answer one instruction after another")
+    p.add_argument("model")
+    for p in (sub.choices["respond"], sub.choices["chat"]):
+        p.add_argument("--temperature", type=float, default=0.0, help="0: always the best token")
+        p.add_argument("--top-k", type=int); p.add_argument("--top-p", type=float)
     p = sub.add_parser("evaluate", help="score a model on the test part of a data set")
     p.add_argument("model"); p.add_argument("--data", default="builtin")
     p.add_argument("--judge", metavar="URL", help="OpenAI-compatible endpoint, such as http://localhost:11434/v1"); p.add_argument("--judge-model")
     for name, p in sub.choices.items():
         p.add_argument("--max-new-tokens", type=int, default=256); p.add_argument("--device", default="auto")
         if name != "evaluate": p.add_argument("--seed", type=int, default=123)
+    p = sub.add_parser("export", help="write a model for Transformers, llama.cpp or Ollama")
+    p.add_argument("model")
+    p.add_argument("--to", default="hf", help="hf (Transformers and what builds on it) or gguf (llama.cpp, Ollama)")
+    p.add_argument("--out", default="export", help="folder for the files; must be empty or absent")
+    p.add_argument("--dtype", default="f32", help="f32, f16 or, for gguf, q8_0")
+    p.add_argument("--license", help="for the model card, as the Hub writes it, such as mit")
+    p.add_argument("--overwrite", action="store_true", help="replace an earlier export in --out")
+    p.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the Hub afterwards; needs `hf auth login` once")
+    p.add_argument("--public", action="store_true", help="let everybody see a new repository on the Hub")
     p = sub.add_parser("lab", help="copy the lectures and open JupyterLab")
     p.add_argument("folder", nargs="?", default="gpt_course_lectures"); p.add_argument("--copy-only", action="store_true")
     return parser
@@ -276,6 +326,8 @@ def main(argv: list[str] | None = None) -> int:  # exit code
     command = args.pop("command")
     try:
         if command == "respond": run_respond(**args)
+        elif command == "chat": run_chat(**args)
+        elif command == "export": print(run_export(**args))
         elif command == "lab": return run_lab(**args)
         elif command == "evaluate": print(_show(run_evaluate(**args)))
         else:

@@ -4,19 +4,19 @@
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-003
 from __future__ import annotations
-import hashlib, random, re, zlib
+import argparse, hashlib, json, random, re, sys, zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from .dataset import ASSETS
+from .dataset import ASSETS, split_records, write_atomic
 from .sentences import GENERATORS, read_lexicon
 
 # %% auto #0
 __all__ = ['FOCUS_ROWS', 'MIXTURE', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia', 'spread',
            'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
            'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'relation_weights',
-           'documents', 'make_records']
+           'documents', 'make_records', 'Overlap', 'find_rows', 'overlap_report', 'data_card', 'main']
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ def read_relation(
 def _read_measures(path: Path, head: dict) -> tuple[int, float, bool]:
     try:
         focus = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0))
-        return focus, float(head.get("often", 1)), head.get("asked", "yes") == "yes"
-    except ValueError:
-        raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}; need a number of rows or `all`, and a factor") from None
+        return focus, float(head.get("often", 1)), {"yes": True, "no": False}[head.get("asked", "yes")]
+    except (ValueError, KeyError):
+        raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}, asked: {head.get('asked')!r}; "
+                         "need a number of rows or `all`, a factor, and `yes` or `no`") from None
 
 
 def _read_task(path: Path, n: int, line: str) -> tuple[str, str, str]:
@@ -137,7 +138,7 @@ def read_encyclopedia(
     return Encyclopedia(relations, prose, read_lexicon(Path(folder) / "lexicon.txt"))
 
 
-FOCUS_ROWS = 16  # rows of each table that the shipped model has read often, and that `builtin` asks about
+FOCUS_ROWS = 16  # rows of a table that the shipped model has read often, and that `builtin` asks about, if its header says nothing else
 
 
 def spread(
@@ -150,7 +151,7 @@ def spread(
 
 def limit_rows(
     enc: Encyclopedia,
-    rows: int = FOCUS_ROWS,  # kept of each table, at most
+    rows: int = FOCUS_ROWS,  # kept of each table, at most, where its header has no `focus`
 ) -> Encyclopedia:
     "A smaller world: of each table the rows its header asks for, or `rows`, evenly spaced; a world with more rows has all of one with fewer."
     def some(table, n): return tuple(table[i] for i in sorted(spread(len(table))[:n]))
@@ -283,7 +284,7 @@ MIXTURE: dict[Callable, float] = {entity_document: 0.44, contrast_document: 0.26
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
-    "How often each relation is drawn: its number of rows, to a power below 1, times what its header says."
+    "How often each relation is drawn: its number of rows (to a power: below 1 favours small tables), times what its header says."
     return [r.often * (len(r.rows) or enc.generated_as) ** power for r in enc.relations]
 
 
@@ -299,14 +300,18 @@ def documents(
         yield make(rng, enc, rng.choices(enc.relations, weights)[0])
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-025
+def _fact(row: dict[str, str]) -> frozenset[str]:
+    "What makes two rows the same fact: the first two cells, in either order."
+    return frozenset(list(row.values())[:2])
+
+
 def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) -> list[dict[str, str]]:
     "Up to `n` rows of `relation`, no two of which tell the same fact, forwards or backwards."
     rows = list(relation.rows) or [draw_row(rng, relation, lexicon, held_out=True) for _ in range(3 * n)]
     rng.shuffle(rows)
     seen, out = set(), []
     for row in rows:
-        key = frozenset(list(row.values())[:2])
-        if key not in seen and not seen.add(key): out.append(row)
+        if _fact(row) not in seen and not seen.add(_fact(row)): out.append(row)
     return out[:n]
 
 
@@ -335,3 +340,131 @@ def make_records(
     n = int(min(len(pools[0]) / parts[0], len(pools[1]) / parts[1], len(pools[2]) / (1 - sum(parts))))
     n_train, n_test = int(n * parts[0]), int(n * parts[1])
     return pools[0][:n_train] + pools[1][:n_test] + pools[2][: n - n_train - n_test]
+
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-b
+@dataclass(frozen=True)
+class Overlap:
+    "What the test and validation records of one relation share with training records and with the text; all counts."
+    relation: str
+    rows: int  # rows of the table; 0: rows are made by code
+    small: int  # rows in the smaller world
+    train: int  # training records
+    held: int  # test and validation records
+    asked: int = 0  # of these: a training record of the relation asks about the same fact. Must be 0
+    elsewhere: int = 0  # of these: a training record of another relation is about the same pair of words
+    subject: int = 0  # of these: a training record of another relation is about the same thing
+    told: int = 0  # of these: the row may stand in the pretraining text
+
+
+def find_rows(
+    enc: Encyclopedia,  # the smaller world, which the records ask about
+    records: list[dict[str, str]],  # made by `make_records` with this seed, in any order
+    seed: int = 123,
+    per_relation: int = 30,
+) -> list[dict[str, str]]:
+    "The row that each record asks about; `ValueError` for a record that no row makes."
+    found = {}
+    for relation in (r for r in enc.relations if r.asked):
+        rows = relation.rows or _fact_groups(random.Random(f"{seed}:{relation.name}"), relation, enc.lexicon, per_relation)
+        for row in rows:
+            for task in relation.tasks: found[relation.name, *(fill(t, row) for t in task)] = row
+    keys = [(r["task"], r["instruction"], r["input"], r["output"]) for r in records]
+    if missing := [f"record {i} ({key[0]}: {key[1][:60]!r})" for i, key in enumerate(keys, 1) if key not in found]:
+        raise ValueError(f"{', '.join(missing[:3])}: no row of the encyclopedia makes it; make the records again with `make_records`")
+    return [found[key] for key in keys]
+
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-b2
+def overlap_report(
+    enc: Encyclopedia,  # the whole one
+    parts: tuple[list[dict], list[dict], list[dict]],  # training, test, validation records, see `split_records`
+    seed: int = 123,  # that made the records
+) -> list[Overlap]:  # a row per relation, in the order of files
+    "How much of what is held out was asked about elsewhere, or told."
+    small, train, held = limit_rows(enc), parts[0], parts[1] + parts[2]
+    of = {r.name: r for r in enc.relations}
+    asked, words, counts = defaultdict(set), defaultdict(set), Counter(r["task"] for r in train)
+    rows = find_rows(small, train + held, seed)
+    for record, row in zip(train, rows):
+        asked[_fact(row)].add(record["task"])
+        for cell in row.values(): words[cell.casefold()].add(record["task"])
+    sums = {name: Counter() for name in of}
+    for record, row in zip(held, rows[len(train) :]):
+        name, relation = record["task"], of[record["task"]]
+        sums[name] += Counter(held=1, asked=name in asked[_fact(row)], elsewhere=bool(asked[_fact(row)] - {name}),
+                              subject=bool(words[row[relation.subject].casefold()] - {name}), told=not is_held_out(relation, row))
+    return [Overlap(r.name, len(of[r.name].rows), len(r.rows), counts[r.name], **{"held": 0} | sums[r.name]) for r in small.relations]
+
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-g
+_CARD = """# The data set `builtin`
+
+{n:,} instruction records in English, in the Alpaca format (`instruction`, `input`, `output`) with a fourth field, `task`: its kind, one of {kinds}. In {inputs:,} records the input is empty. Outputs have {words:.0f} words on average, {longest} at most.
+
+Licence: MIT, like the rest of the project.
+
+## How it was made
+
+By code, from tables and sentence generators that were written for this project: `python -m gpt_course.encyclopedia --write` makes the records and this card again. The same code writes the text that `tiny` was pretrained on. No record was copied from another data set.
+
+Parts, by file order: {train:,} training, {test:,} test, {val:,} validation records (85, 10 and 5 percent).
+
+## How the kinds were chosen
+
+Short exercises that can be scored by comparing words, because they have one right answer: facts about words and the world ({tables} kinds from tables, {told:,} facts in them, {asked:,} records), and things to do with a sentence ({made} kinds whose rows are made by code). They are the kinds of task that small instruction sets consist of, such as the one of the lecture, so that both can be compared; the records are not theirs. A kind has at most {most} records, so that none dominates. {silent} further tables are told in the pretraining text and not asked about.
+
+## What "held out" means
+
+A row is asked about in one part only. The facts of tables are told in the pretraining text, as declarative sentences; the questions are not. Generated sentences of the records are kept out of the text.
+
+## Known limits
+
+- One answer counts as right. A country has one neighbour here, a word one synonym; another true answer scores 0.
+- The facts were written from general knowledge, not checked against a reference work one by one. Some are simplified, some will be wrong or grow old.
+- The style is uniform: few wordings for a question, short answers, no doubt, no opinion, no dialogue, nothing to refuse.
+- A model that scores well here can do these kinds of task, and nothing follows for others.
+
+## The kinds
+
+| kind | about | training | test | validation |
+|---|---|---:|---:|---:|
+{rows}
+"""
+
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-g2
+def data_card(
+    records: list[dict[str, str]],  # of `make_records`, in file order
+    enc: Encyclopedia | None = None,  # the whole encyclopedia; the package's own by default
+) -> str:  # Markdown
+    "The data card of `builtin`: how it was made, what is in it, what is wrong with it."
+    enc, parts = enc or read_encyclopedia(), split_records(records)
+    counts = [Counter(r["task"] for r in part) for part in parts]
+    kinds = {r.name: r for r in enc.relations if any(c[r.name] for c in counts)}
+    small = {r.name: r for r in limit_rows(enc).relations}
+    lengths = [len(r["output"].split()) for r in records]
+    return _CARD.format(
+        n=len(records), kinds=len(kinds), inputs=sum(not r["input"] for r in records), words=sum(lengths) / len(lengths), longest=max(lengths),
+        train=len(parts[0]), test=len(parts[1]), val=len(parts[2]), tables=sum(bool(r.rows) for r in kinds.values()),
+        told=sum(len(small[name].rows) for name in kinds), asked=sum(bool(small[r["task"]].rows) for r in records),
+        made=sum(bool(r.generator) for r in kinds.values()), most=max(sum(counts, Counter()).values()),
+        silent=sum(bool(r.rows) and not r.asked for r in enc.relations),
+        rows="\n".join(f"| `{name}` | {r.title} | {' | '.join(str(c[name]) for c in counts)} |" for name, r in kinds.items()))
+
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-g3
+def main(argv: list[str] | None = None) -> None:
+    "Make the data set `builtin` and its card from the tables, and compare them with the files."
+    p = argparse.ArgumentParser(prog="python -m gpt_course.encyclopedia", description=main.__doc__)
+    p.add_argument("--write", action="store_true", help="write the files; without it, only say whether they are up to date")
+    p.add_argument("--folder", default=str(ASSETS), help="where builtin.json and builtin.md are")
+    a = p.parse_args(argv)
+    enc = read_encyclopedia()
+    records, stale = make_records(limit_rows(enc)), False
+    for name, text in (("builtin.json", json.dumps(records, indent=2, ensure_ascii=False) + "\n"), ("builtin.md", data_card(records, enc))):
+        path = Path(a.folder) / name
+        if a.write: write_atomic(path, text)
+        fresh = path.exists() and path.read_text("utf-8") == text
+        print(f"{name}: {len(records):,} records, {'up to date' if fresh else 'not what the tables make; run with --write'}")
+        stale |= not fresh
+    if stale: sys.exit(1)
+
+
+if __name__ == "__main__" and "__file__" in globals():
+    main()

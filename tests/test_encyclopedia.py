@@ -1,15 +1,25 @@
 "What tiny read, what it is asked, and that the second is not in the first"
-import hashlib, json, re
+import hashlib, json, os, re
+from collections import Counter, defaultdict
+from functools import partial
 from itertools import islice
+from pathlib import Path
 import pytest
+from safetensors import safe_open
+from gpt_course import encyclopedia, pretraining
 from gpt_course.batching import load_tokenizer
-from gpt_course.dataset import ASSETS, audit_splits, load_data, split_records
-from gpt_course.encyclopedia import documents, fill, limit_rows, make_records, read_encyclopedia, read_relation
-from gpt_course.pretraining import TINY, make_text
+from gpt_course.dataset import ASSETS, LECTURE_SHA256, audit_splits, cache_dir, load_data, load_records, split_records
+from gpt_course.encyclopedia import FOCUS_ROWS, data_card, documents, fill, limit_rows, make_records, overlap_report, read_encyclopedia, read_relation
+from gpt_course.evaluation import words
+from gpt_course.model import GPTConfig
+from gpt_course.pretraining import TINY, encode_documents, make_text
 
 ENC = read_encyclopedia()
-TEXT = [doc for world in (ENC, limit_rows(ENC)) for doc in islice(documents(world, seed=2), 25_000)]
+GENERATED = {r.name for r in ENC.relations if r.generator}
+PARTS = [p for p in json.loads((ASSETS / "tiny" / "pretraining.json").read_text("utf-8"))["parts"] if "commit" not in p]  # the others were made by earlier code
 
+
+# --- tables and records ---
 
 @pytest.mark.parametrize("relation", ENC.relations, ids=lambda r: r.name)
 def test_a_relation_has_what_it_needs(relation):
@@ -28,55 +38,254 @@ def test_subjects_are_unique_so_that_a_question_has_one_answer():
         assert len(subjects) == len(set(subjects)), relation.name
 
 
-def test_the_shipped_records_are_what_the_code_makes():
-    assert load_data("builtin") == make_records(limit_rows(ENC))
+def test_the_smaller_world_has_the_rows_that_the_headers_ask_for():
+    small = limit_rows(ENC)
+    for whole, part in zip(ENC.relations, small.relations):
+        assert len(part.rows) == min(len(whole.rows), whole.focus or FOCUS_ROWS), whole.name
+        assert [r for r in whole.rows if r in part.rows] == list(part.rows), whole.name  # in their order, none twice
+    assert any(0 < r.focus < len(r.rows) for r in ENC.relations) and any(r.focus >= len(r.rows) > FOCUS_ROWS for r in ENC.relations)
+    assert [len(r.rows) for r in limit_rows(ENC, 5).relations] == [min(len(r.rows), r.focus or 5) for r in ENC.relations]
+
+
+def test_the_shipped_records_and_their_card_are_what_the_code_makes():
+    records = make_records(limit_rows(ENC))
+    assert load_data("builtin") == records
+    assert (ASSETS / "builtin.md").read_text("utf-8") == data_card(records, ENC)
+
+
+def test_the_command_says_that_a_file_is_old_and_writes_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(encyclopedia, "make_records", lambda enc: load_data("builtin")[:100])  # quick
+    with pytest.raises(SystemExit): encyclopedia.main(["--folder", str(tmp_path)])
+    assert "run with --write" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    encyclopedia.main(["--write", "--folder", str(tmp_path)])
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["builtin.json", "builtin.md"]
+    (tmp_path / "builtin.md").write_text("old")
+    with pytest.raises(SystemExit): encyclopedia.main(["--folder", str(tmp_path)])
+
+
+def test_records_ask_in_few_ways_and_only_what_may_be_asked():
+    tables = [r for r in ENC.relations if r.rows][:12] + [r for r in ENC.relations if not r.asked][:3]
+    world = encyclopedia.Encyclopedia(tables, ENC.prose, ENC.lexicon)
+    silent = {r.name for r in tables if not r.asked}
+    assert silent and not silent & {r["task"] for r in load_data("builtin")}
+    for n in (1, 3):
+        ways = defaultdict(set)
+        for record in make_records(limit_rows(world), n_tasks=n):
+            relation = next(r for r in tables if r.name == record["task"])
+            made = {i for i, task in enumerate(relation.tasks) for row in relation.rows if [fill(t, row) for t in task] == list(record.values())[:3]}
+            ways[record["task"]] |= {min(made)}
+        assert not silent & ways.keys()
+        assert max(map(len, ways.values())) == n
 
 
 def test_the_parts_share_no_prompt_and_no_fact():
-    train, test, val = split_records(load_data("builtin"))
-    audit = audit_splits(train, test, val)
+    parts = split_records(load_data("builtin"))
+    audit = audit_splits(*parts)
     assert not audit.leaks and not audit.duplicates
-    tables = {r.name for r in ENC.relations if r.rows}
-    outputs = {(r["task"], r["instruction"], r["input"]) for r in train}
-    assert not outputs & {(r["task"], r["instruction"], r["input"]) for r in test + val}
-    assert len({r["task"] for r in test} & tables) >= 40
-
-
-def test_no_instruction_stands_in_the_text():
-    text = "\n".join(TEXT)
-    assert "### " not in text and "Below is an instruction" not in text
-    for record in load_data("builtin"):
-        if record["input"] and len(record["instruction"].split()) > 2: assert record["instruction"] not in text, record["instruction"]
-
-
-def test_no_held_out_record_stands_in_the_text_as_prompt_and_output():
-    "Sentences are checked in every record; for tables, the question itself must be missing."
-    generated, found, by_word = {r.name for r in ENC.relations if r.generator}, [], {}
-    for doc in TEXT:
-        for word in set(re.findall(r"\w+", doc)): by_word.setdefault(word, []).append(doc)
-    for record in load_data("builtin"):
-        asked = record["input"] or record["instruction"]
-        if record["task"] not in generated or len(asked.split()) < 3 or record["output"] in asked: continue
-        rare = min(re.findall(r"\w+", asked), key=lambda word: len(by_word.get(word, ())))
-        found += [(record, doc) for doc in by_word.get(rare, ()) if asked in doc and record["output"].rstrip(".") in doc.replace(asked, "")]
-    assert not found, found[:3]
+    report = overlap_report(ENC, parts)
+    assert [o.relation for o in report if o.asked] == []
+    assert [o.relation for o in report if o.relation in GENERATED and o.told] == []
+    assert sum(o.held > 0 for o in report if o.rows) >= 40
+    assert [sum(o.train for o in report), sum(o.held for o in report)] == [len(parts[0]), len(parts[1]) + len(parts[2])]
 
 
 def test_faults_name_file_and_line(tmp_path):
     good = (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8")
     for change, contains in ((good.replace("\nFrance\t", "\nFrance"), "cells, need 2"), (good.replace("title:", "titel:"), "header lacks title"),
                              (good.replace("subject: country", "subject: land"), "no column 'land'"), ("no header\n" + good, "line 1")):
+        assert change != good
         (tmp_path / "capitals.txt").write_text(change)
         with pytest.raises(ValueError, match=contains): read_relation(tmp_path / "capitals.txt")
 
 
-def test_the_shipped_model_was_trained_on_this_text():
+@pytest.mark.parametrize("line", ["focus: x", "focus: 2.5", "often: much", "asked: perhaps"])
+def test_faults_of_the_header_name_file_and_field(tmp_path, line):
+    good = re.sub(r"(?m)^(focus|often|asked):.*\n", "", (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"))
+    (tmp_path / "capitals.txt").write_text(f"{line}\n{good}")
+    key, value = line.split(": ")
+    with pytest.raises(ValueError, match=rf"capitals.txt: header has .*{key}: '{value}'"): read_relation(tmp_path / "capitals.txt")
+
+
+@pytest.mark.parametrize("line, found", [("focus: 7", (7, 1.0, True)), ("focus: all", (10**6, 1.0, True)), ("often: 0.5", (0, 0.5, True)), ("asked: no", (0, 1.0, False))])
+def test_the_header_says_how_much_is_read(tmp_path, line, found):
+    good = re.sub(r"(?m)^(focus|often|asked):.*\n", "", (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"))
+    (tmp_path / "capitals.txt").write_text(f"{line}\n{good}")
+    relation = read_relation(tmp_path / "capitals.txt")
+    assert (relation.focus, relation.often, relation.asked) == found
+
+
+# --- the text ---
+
+@pytest.fixture(scope="session")
+def parts():
+    "The documents of each part of the long run that this code made, and their token ids; without one, those of a part as long as the last."
+    out = []
+    for part in PARTS or [dict(seed=2, tokens=3900 * 8 * TINY.n_positions + 1, focus_rows=FOCUS_ROWS)]:
+        docs = []
+        def kept():
+            for doc in documents(limit_rows(ENC, part["focus_rows"]) if part["focus_rows"] else ENC, part["seed"]):
+                docs.append(doc)
+                yield doc
+        out.append((part, docs, encode_documents(kept(), load_tokenizer(TINY.vocab_size), part["tokens"])))
+    return out
+
+
+@pytest.fixture(scope="session")
+def text(parts):
+    "All documents of these parts, and some about the whole world."
+    return [doc for _, docs, _ in parts for doc in docs] + list(islice(documents(ENC, seed=2), 10_000))
+
+
+def test_the_shipped_model_was_trained_on_this_text(parts):
     "The hash of the whole text that the weights were made from, made again."
-    made = json.loads((ASSETS / "tiny" / "pretraining.json").read_text())
-    span = made["batch_size"] * TINY.n_positions
-    ids = make_text(ENC, load_tokenizer(TINY.vocab_size), made["tokens"], made["seed"], made["focus_from"] * span, made["focus_rows"])
-    assert hashlib.sha256(ids.tobytes()).hexdigest() == made["text_sha256"]
+    for part, _, ids in parts:
+        assert (make_text(ENC, load_tokenizer(TINY.vocab_size), 5000, part["seed"], part["focus_rows"]) == ids[:5000]).all()
+        if PARTS: assert hashlib.sha256(ids.tobytes()).hexdigest() == part["text_sha256"], part
+    if not PARTS: pytest.skip("all parts of the run in pretraining.json were made by earlier code")
 
 
 def test_the_shipped_weights_are_small():
-    assert (ASSETS / "tiny" / "model.safetensors").stat().st_size < 20_000_000
+    assert (ASSETS / "tiny" / "model.safetensors").stat().st_size < 25_000_000
+
+
+def test_no_instruction_stands_in_the_text(text):
+    whole = "\n".join(text)
+    assert "### " not in whole and "Below is an instruction" not in whole
+    for instruction in {r["instruction"] for r in load_data("builtin") if r["input"]}:
+        if len(instruction.split()) > 2: assert instruction not in whole, instruction
+
+
+# --- the probe: does a record stand in the text as prompt and output together? ---
+#
+# Compared are lower-case words without punctuation. A record's prompts are its instruction, and what the instruction is
+# about: the input, or the part in quotes, each if it has at least four words. (Shorter inputs name a thing. A text that
+# tells facts names things and tells what they are: that is counted below, not forbidden.) Prompt and output stand
+# together if in one document the output begins within 200 characters after the prompt, or ends as close before it,
+# or contains it.
+
+REACH, LEAST = 200, 4
+_QUOTED = re.compile(r"""(?:^|[\s(:])['"‘“](.+?)['"’”](?=[\s.,:;?!)]|$)""")
+
+
+def prompts_of(record):
+    about = [record["input"]] if record["input"] else _QUOTED.findall(record["instruction"])
+    return [w for part in [record["instruction"], *about] if len(w := tuple(words(part))) >= LEAST]
+
+
+def places(needles, docs):
+    "Where needles (tuples of words) stand in the documents: needle to pairs (words of the document, first word); 300 pairs at most."
+    starts, found = defaultdict(list), defaultdict(list)
+    for needle in needles: starts[needle[:LEAST]].append(needle)
+    for doc in docs:
+        w = words(doc)
+        for i, gram in enumerate(zip(*(w[k:] for k in range(LEAST)))):
+            for needle in starts.get(gram, ()):
+                if tuple(w[i : i + len(needle)]) == needle and len(found[needle]) < 300: found[needle].append((w, i))
+    return found
+
+
+def together(prompt, output, w, start):
+    "Do prompt and output, tuples of words, stand close in the document `w`, whose word `start` begins the prompt?"
+    join = lambda part: " " + " ".join(part) + " "
+    needle, prompt_text = join(output), join(prompt)
+    if prompt_text in needle: return needle in join(w)
+    before, after = (join(part).replace(prompt_text, " | ") for part in (w[:start], w[start + len(prompt) :]))
+    return 0 <= after.find(needle) <= REACH or needle in before[-(REACH + len(needle)) :]
+
+
+def found_together(records, found):
+    return [(record, " ".join(prompt), " ".join(w)) for record in records for prompt in prompts_of(record)
+            for w, start in found.get(prompt, ()) if together(prompt, tuple(words(record["output"])), w, start)]
+
+
+def lecture_records():
+    "The lecture's data set, from where it can be had without the network, or `None`."
+    here = Path(__file__).parent.parent
+    for path in (os.environ.get("GPT_COURSE_LECTURE_DATA"), here.parent / "shared" / "data" / "instruction-data.json", cache_dir() / "instruction-data.json"):
+        if path and Path(path).exists() and hashlib.sha256(Path(path).read_bytes()).hexdigest() == LECTURE_SHA256: return load_records(path)
+
+
+@pytest.fixture(scope="session")
+def found(text):
+    "Where the prompts and outputs of all records stand in the text; one pass for both data sets."
+    records = load_data("builtin") + (lecture_records() or [])
+    outputs = {w for r in records if len(w := tuple(words(r["output"]))) >= LEAST}
+    return places({p for r in records for p in prompts_of(r)} | outputs, text)
+
+
+def test_the_probe_finds_what_is_planted():
+    record = dict(instruction="Put the sentence into the past tense.", input="She walks to the old mill.", output="She walked to the old mill.")
+    for doc, there in (("She walks to the old mill. Yesterday: she walked to the old mill!", True),
+                       ("'She walked to the old mill' was yesterday; now she walks to the old mill.", True),
+                       ("She walks to the old mill. " + "Then it rains. " * 20 + "She walked to the old mill.", False),
+                       ("She walks to the old mill. She walks to the old mill.", False), ("She walked to the old mill.", False),
+                       ("Put the sentence into the past tense: she walked to the old mill.", True)):
+        assert bool(found_together([record], places(set(prompts_of(record)), [doc]))) is there, doc
+    quoted = dict(instruction="Change 'She can\'t swim in it.' into a question.", input="", output="Can't she swim in it?")
+    assert ("she", "can", "t", "swim", "in", "it") in prompts_of(quoted)
+
+
+def test_no_record_of_builtin_stands_in_the_text_as_prompt_and_output(found):
+    "Facts of tables are told, so there only the instruction counts as a prompt."
+    records = load_data("builtin")
+    of_tables = [r | {"input": " "} for r in records if r["task"] not in GENERATED]
+    of_sentences = [r for r in records if r["task"] in GENERATED]
+    together_there = found_together(of_tables, found) + found_together(of_sentences, found)
+    assert not together_there, together_there[:5]
+
+
+def test_no_record_of_the_lecture_stands_in_the_text_as_prompt_and_output(found):
+    records = lecture_records()
+    if records is None:
+        pytest.skip("the lecture's data set is not here: give its path in GPT_COURSE_LECTURE_DATA, or fetch it once with load_data('lecture')")
+    told = [r for r in records if len(w := tuple(words(r["output"]))) >= LEAST and found.get(w)]
+    kinds = Counter(" ".join(words(r["instruction"])[:3]) for r in told)
+    print(f"\n{len(told)} of {len(records)} outputs stand in the text as sentences; by the first words of the instruction:")
+    print("".join(f"  {n:4} {kind}\n" for kind, n in kinds.most_common()))
+    together_there = found_together(records, found)
+    assert not together_there, [(r["instruction"], r["input"], r["output"], doc[:200]) for r, _, doc in together_there[:5]]
+
+
+# --- the same command, the same weights ---
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    "`run(name, ...)` does a short part of a run in a small shape, in the folder `name`; `stop=n` kills it after its n-th checkpoint."
+    monkeypatch.setattr(pretraining, "TINY", GPTConfig(vocab_size=4096, n_positions=64, n_embd=32, n_layer=2, n_head=2))
+    monkeypatch.setattr(pretraining, "pretrain", partial(pretraining.pretrain, checkpoint_every=2, progress=False))
+    save = pretraining.save_checkpoint
+    def go(name, *more, stop=0):
+        left = [stop]
+        def saving(*args):
+            save(*args)
+            left[0] -= 1
+            if not left[0]: raise KeyboardInterrupt
+        monkeypatch.setattr(pretraining, "save_checkpoint", saving)
+        pretraining.main(["--out", str(tmp_path / name), "--steps", "6", "--batch-size", "2", "--warmup", "2", "--decay", "3", *map(str, more)])
+    go.folder = tmp_path
+    return go
+
+
+def _result(folder):
+    with safe_open(folder / "checkpoint.safetensors", "pt") as f: rows = json.loads(f.metadata()["state"])["rows"]
+    return [row["loss"] for row in rows], *((folder / "tiny" / name).read_bytes() for name in ("model.safetensors", "log.csv", "pretraining.json"))
+
+
+@pytest.mark.parametrize("first", [None, "before"], ids=["from random weights", "from an earlier part"])
+def test_a_run_is_repeated_and_resumed_to_the_bit(run, first):
+    start = ()
+    if first:
+        run(first, "--seed", 1)
+        start = ("--start", run.folder / first / "tiny", "--seed", 2)
+    run("once", *start)
+    run("again", *start)
+    with pytest.raises(KeyboardInterrupt): run("broken", *start, stop=2)
+    assert not (run.folder / "broken" / "tiny").exists()
+    run("broken", *start)
+    once = _result(run.folder / "once")
+    assert len(once[0]) == 6 and len(set(once[0])) == 6
+    assert once == _result(run.folder / "again") == _result(run.folder / "broken")
+    parts = json.loads(once[3])["parts"]
+    assert [p["seed"] for p in parts] == ([1, 2] if first else [1]) and {p["tokens"] for p in parts} == {6 * 2 * 64 + 1}
+    log = once[2].decode().splitlines()
+    assert [line.split(",")[:3] for line in log[1:]] == [["1", "1", "128"], ["2", "1", str(769 + 128)]][: len(parts)]
