@@ -323,7 +323,7 @@ def make_records(
     parts: tuple[float, float] = (0.85, 0.10),  # portions for training and test, as in `split_records`; the rest is for validation
 ) -> list[dict[str, str]]:  # Alpaca records in file order: training, test, validation; `task` names the relation
     "Instruction records whose test and validation parts ask about rows that the training part does not."
-    pools: tuple[list, list, list] = ([], [], [])
+    pools = [[], [], []]
     seen: set[tuple[str, str]] = set()
     for relation in (r for r in enc.relations if r.asked):
         rng = random.Random(f"{seed}:{relation.name}")
@@ -334,7 +334,9 @@ def make_records(
             if (instruction, input_) in seen: continue
             seen.add((instruction, input_))
             part = (1, 2, 1, 1, 2)[i] if i < min(5, len(rows) // 5) else 0
-            pools[part].append(dict(instruction=instruction, input=input_, output=output, task=relation.name))
+            pools[part].append((_fact(row), dict(instruction=instruction, input=input_, output=output, task=relation.name)))
+    held = {fact for pool in pools[1:] for fact, _ in pool}  # another relation may tell the same fact: not in training then
+    pools = [[record for fact, record in pool if i or fact not in held] for i, pool in enumerate(pools)]
     rng = random.Random(seed)
     for pool in pools: rng.shuffle(pool)
     n = int(min(len(pools[0]) / parts[0], len(pools[1]) / parts[1], len(pools[2]) / (1 - sum(parts))))
@@ -351,7 +353,7 @@ class Overlap:
     train: int  # training records
     held: int  # test and validation records
     asked: int = 0  # of these: a training record of the relation asks about the same fact. Must be 0
-    elsewhere: int = 0  # of these: a training record of another relation is about the same pair of words
+    elsewhere: int = 0  # of these: a training record of another relation is about the same pair. Must be 0
     subject: int = 0  # of these: a training record of another relation is about the same thing
     told: int = 0  # of these: the row may stand in the pretraining text
 
