@@ -318,7 +318,7 @@ def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) 
 def make_records(
     enc: Encyclopedia,
     seed: int = 123,
-    per_relation: int = 30,  # rows asked about in each relation, at most
+    per_relation: int = 20,  # rows asked about in each relation, at most
     n_tasks: int = 3,  # ways of asking, of those in the file
     parts: tuple[float, float] = (0.85, 0.10),  # portions for training and test, as in `split_records`; the rest is for validation
 ) -> list[dict[str, str]]:  # Alpaca records in file order: training, test, validation; `task` names the relation
@@ -362,7 +362,7 @@ def find_rows(
     enc: Encyclopedia,  # the smaller world, which the records ask about
     records: list[dict[str, str]],  # made by `make_records` with this seed, in any order
     seed: int = 123,
-    per_relation: int = 30,
+    per_relation: int = 20,
 ) -> list[dict[str, str]]:
     "The row that each record asks about; `ValueError` for a record that no row makes."
     found = {}
