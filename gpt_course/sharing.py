@@ -4,7 +4,7 @@
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-003
 from __future__ import annotations
-import json, os, shutil, tempfile
+import copy, json, os, shutil, tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
@@ -14,7 +14,7 @@ import gpt_course
 from .dataset import render_prompt, write_atomic, write_json
 from .finetuning import History
 from .losses import summarise
-from .model import GPT, GPTConfig, count_parameters
+from .model import GPT, count_parameters
 from .pretrained import HUB_NAMES, save_pretrained
 
 # %% auto #0
@@ -149,20 +149,23 @@ def read_run(
         try: value = json.loads((folder / name).read_text("utf-8"))
         except FileNotFoundError: continue
         except ValueError as e: raise ValueError(f"{folder / name}: not a JSON file ({e}); mend or remove it") from None
+        if name == "run.json" and not (isinstance(value, dict) and {"model", "data"} <= value.get("settings", {}).keys()):
+            raise ValueError(f"{folder / name}: has no settings with model and data, so it is not of a run of `gpt-course finetune`; mend or remove it")
         run |= value if name == "run.json" else {"metrics": value}
     if (folder / "history.csv").is_file(): run["history"] = History.load(folder / "history.csv")
     return run
 
 
 def _last_part(value: object) -> str:
-    "A setting for the public: of a path, its last part only."
-    text = str(value)
+    "A setting for the public: of a path, its last part only; fit for a table."
+    text = str(value).replace("|", "\\|").replace("\n", " ")
     return text if text.startswith("hf:") or text in HUB_NAMES.values() else PureWindowsPath(text).name or text
 
 
-def known_license(base: str, data: str | None) -> str | None:
-    "`mit` if model and data are known to be MIT; `None`: its owner must decide."
-    return "mit" if base in ("tiny", *HUB_NAMES) and data in (None, "builtin") else None
+def known_license(source: str | Path | None) -> str | None:  # as the Hub writes it
+    "`mit` if a model's base and its data are known to be MIT; `None`: its owner must decide."
+    settings = read_run(source).get("settings", {"model": source, "data": "builtin"})
+    return "mit" if str(settings["model"]) in ("tiny", *HUB_NAMES) and settings["data"] == "builtin" else None
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-029
 _SCORES = {"loss": "loss (nats per response token)", "exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L",
@@ -183,58 +186,69 @@ def _card_run(run: dict) -> str:
     return text + "".join(f"| {label} | {metrics['before'][k]:.3f} | {metrics['after'][k]:.3f} |\n" for k, label in _SCORES.items() if k in metrics["after"])
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-030
+def _card_head(base: str, license: str | None, library: str) -> str:
+    "What the Hub's search reads, as YAML."
+    hub = HUB_NAMES.get(base, base.removeprefix("hf:").partition("@")[0] if base.startswith("hf:") else None)
+    lines = [f"license: {license}"] * bool(license) + [f"base_model: {hub}"] * bool(hub)
+    return "\n".join(["---", *lines, f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- instruction-tuning", "- gpt_course", "---"])
+
+
 def model_card(
     name: str,
-    model: GPT,
+    model,  # with `config` and parameters
     source: str | Path | None = None,  # what the model was loaded by: a name, or a folder with a run in it
     license: str | None = None,  # as the Hub writes it, such as `mit`; `None`: only what is known for certain
     use: str = "",  # how to run it
+    library: str = "transformers",  # as the Hub calls it: `transformers` or `gguf`
 ) -> str:
     "A model card: what is known about a model, and what is not."
-    run = read_run(source)
-    base = str(run["settings"]["model"]) if run else str(source)
-    license = license or known_license(base, run["settings"]["data"] if run else None)
-    hub = HUB_NAMES.get(base, base.removeprefix("hf:") if base.startswith("hf:") else None)
-    head = [f"license: {license}"] * bool(license) + [f"base_model: {hub}"] * bool(hub)
-    c, matched = model.config, run.get("metrics", {}).get("after", {}).get("exact_match")
-    told = f" It gave the wanted words for {matched:.0%} of its own test records; the rest looked as fluent." if matched is not None else ""
-    record = _card_run(run) if run else ("## Data, settings, losses, scores\n\nNot known: the exported folder had no record of a run. "
-                                         "If you made this model, say here what it was trained on and how well it does.\n")
+    run, c = read_run(source), model.config
+    base, license = str(run["settings"]["model"] if run else source or ""), license or known_license(source)
+    origin = f"Fine-tuned from `{_last_part(base)}` to follow instructions, with" if run else f"Loaded as `{_last_part(base)}`, exported with" if base else "Exported with"
     prompts = [render_prompt({"instruction": "INSTRUCTION", "input": i}) for i in ("", "INPUT")]
-    return "\n".join(["---", *head, "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- gpt2", "- instruction-tuning", "- gpt_course", "---"]) + f"""
+    matched = run.get("metrics", {}).get("after", {}).get("exact_match")
+    return _card_head(base, license, library) + _CARD.format(
+        name=name, parameters=count_parameters(model), vocab=c.vocab_size, context=getattr(c, "n_positions", None) or c.max_position_embeddings,
+        origin=f"{origin} [gpt_course]({_HOME}) {gpt_course.__version__}.", plain=prompts[0], paired=prompts[1], use=use,
+        end=f"The answer ends with the token `{END}`. " if isinstance(model, GPT) else "",
+        record=_card_run(run) if run else _NO_RUN, license=f"{license}." if license else _NO_LICENSE,
+        matched=f" It gave the wanted words for {matched:.0%} of its own test records; the rest looked as fluent." if matched is not None else "")
+
+
+_HOME = "https://gpt-course.github.io/gpt_course"
+_NO_RUN = ("## Data, settings, losses, scores\n\nNot known: the exported folder had no record of a run. "
+           "If you made this model, say here what it was trained on and how well it does.\n")
+_NO_LICENSE = "Not stated. It depends on the licences of the data and of the model this one was made from; whoever publishes it must decide and say so here."
+_CARD = """
 
 # {name}
 
-A GPT-2 of {count_parameters(model):,} parameters: vocabulary {c.vocab_size:,}, context {c.n_positions:,} tokens, {c.n_layer} blocks of width {c.n_embd}.
-{f"Fine-tuned from `{_last_part(base)}` to follow instructions, with" if run else f"Loaded as `{_last_part(base)}`, and" if source else "It was"} {"" if run else "exported with "}[gpt_course]({_HOME}) {gpt_course.__version__}.
+A language model of {parameters:,} parameters, with a vocabulary of {vocab:,} and a context of {context:,} tokens. {origin}
 
 ## How to ask
 
-The model knows one form of question. The chat template writes it: a `user` message is the instruction; its input, if it has one, is a `system` message before it.
+The chat template writes the prompt: a `user` message is the instruction; its input, if it has one, is a `system` message before it.
 
 ```text
-{prompts[0]}```
+{plain}```
 
 ```text
-{prompts[1]}```
+{paired}```
 
-The answer ends with the token `{END}`. {use}
+{end}{use}
 
 {record}
 ## Limits
 
-- It answers one instruction at a time. It has not been trained on conversations.{told}
+- It answers one instruction at a time. It has not been trained on conversations here.{matched}
 - What it states is not checked. It can be wrong, one-sided or offensive, as can the text it was trained on. It must not decide anything that matters.
-- Prompt and answer together have room for {c.n_positions:,} tokens.
-- Padding borrows the id of the end token. Who trains it further must mask padding by position, not by id.
+- Prompt and answer together have room for {context:,} tokens.
+- Padding may borrow the id of the end token. Who trains it further must mask padding by position, not by id.
 
 ## Licence
 
-{f"{license}." if license else "Not stated. It depends on the licences of the data and of the model this one was made from; whoever publishes it must decide and say so here."}
+{license}
 """
-
-
-_HOME = "https://gpt-course.github.io/gpt_course"
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-032
 def _gpt2_only(model: object) -> GPT:
@@ -246,32 +260,50 @@ def _gpt2_only(model: object) -> GPT:
     return model
 
 
-def _inner_transformers(model: object):
-    "The Transformers model that `model` is or wraps, if any."
-    inside = [model, *vars(model).values(), *(model.children() if isinstance(model, torch.nn.Module) else ())]
-    return next((m for m in inside if hasattr(m, "save_pretrained")), None)
+def _inner_transformers(value: object):
+    "The model or tokenizer of Transformers that `value` is or wraps, if any."
+    inside = [value, *getattr(value, "__dict__", {}).values(), *(value.children() if isinstance(value, torch.nn.Module) else ())]
+    return next((v for v in inside if hasattr(v, "save_pretrained")), None)
+
+
+def _title(name: str | None, folder: str | Path) -> str:
+    name = name or Path(folder).resolve().name
+    if not name or Path(name).name != name: raise ValueError(f"name is {name!r}; need a plain name without slashes")
+    return name
+
+# %% ../nbs/13_sharing.ipynb #13-sharing-033
+def _write_tokenizer(folder: Path, tokenizer, context: int, ours: bool) -> None:
+    "The tokenizer's files; a tokenizer of Transformers writes itself, and keeps its own template unless the model has learned ours."
+    theirs = copy.deepcopy(_inner_transformers(tokenizer))
+    if theirs:
+        if ours or not theirs.chat_template: theirs.chat_template = chat_template()
+        theirs.save_pretrained(folder)
+        return
+    for file, text in tokenizer_files(tokenizer, context).items(): write_atomic(folder / file, text)
 
 
 def export_hf(
-    model: GPT,  # or a wrapped Transformers model, which then writes itself
+    model: GPT,  # or a model of Transformers, also wrapped, which then writes itself
     tokenizer,  # the one that belongs to it
     folder: str | Path,
     source: str | Path | None = None,  # what it was loaded by; a run of `gpt-course finetune` gives the card its content
     name: str | None = None,  # title of the card; default: the folder's name
     dtype: str = "f32",  # `f32` or `f16`
-    license: str | None = None,
+    license: str | None = None,  # as the Hub writes it; `None`: `known_license`
     overwrite: bool = False,
 ) -> Path:  # the folder
     "A folder that Transformers loads unchanged: weights, tokenizer, chat template, generation settings, card."
-    types = {"f32": torch.float32, "f16": torch.float16}
+    name, types, theirs = _title(name, folder), {"f32": torch.float32, "f16": torch.float16}, _inner_transformers(model)
     if dtype not in types: raise ValueError(f"dtype is {dtype!r}; a Hugging Face folder can be f32 or f16")
-    if theirs := _inner_transformers(model): return _save_theirs(theirs, tokenizer, folder, types[dtype], overwrite)
-    c, eos = _gpt2_only(model).config, tokenizer.eot_token
+    if theirs and not _inner_transformers(tokenizer): raise ValueError("a model of Transformers needs its own tokenizer; give the one it was loaded with")
+    c, eos = (theirs or _gpt2_only(model)).config, getattr(tokenizer, "eot_token", None)
     with whole_folder(folder, overwrite) as new:
-        save_pretrained(model, new, types[dtype])
-        write_json(new / "generation_config.json", {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False, "max_length": c.n_positions})
-        for file, text in tokenizer_files(tokenizer, c.n_positions).items(): write_atomic(new / file, text)
-        write_atomic(new / "README.md", model_card(name or Path(folder).resolve().name, model, source, license, _USE_HF))
+        if theirs: (theirs if dtype == "f32" else copy.deepcopy(theirs).to(types[dtype])).save_pretrained(new)
+        else:
+            save_pretrained(model, new, dtype=types[dtype])
+            write_json(new / "generation_config.json", {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False, "max_length": c.n_positions})
+        _write_tokenizer(new, tokenizer, getattr(c, "n_positions", 0), not theirs or bool(read_run(source)))
+        write_atomic(new / "README.md", model_card(name, theirs or model, source, license, _USE_HF))
     return Path(folder)
 
 
@@ -279,23 +311,14 @@ _USE_HF = """In Python:
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), AutoModelForCausalLM.from_pretrained(FOLDER)
+here = "."  # this folder, or OWNER/NAME on the Hub
+tokenizer, model = AutoTokenizer.from_pretrained(here), AutoModelForCausalLM.from_pretrained(here)
 messages = [{"role": "system", "content": "The car is very fast."}, {"role": "user", "content": "Rewrite the sentence using a simile."}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 print(tokenizer.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```"""
 
-
-def _save_theirs(model, tokenizer, folder: str | Path, dtype: torch.dtype, overwrite: bool) -> Path:
-    "A Transformers model and its tokenizer write themselves."
-    tokenizer = _inner_transformers(tokenizer) or tokenizer
-    if not hasattr(tokenizer, "save_pretrained"): raise ValueError("a Transformers model needs its own tokenizer to be exported with it; pass the one it was loaded with")
-    with whole_folder(folder, overwrite) as new:
-        model.to(dtype).save_pretrained(new)
-        tokenizer.save_pretrained(new)
-    return Path(folder)
-
-# %% ../nbs/13_sharing.ipynb #13-sharing-041
+# %% ../nbs/13_sharing.ipynb #13-sharing-042
 _GGUF_NAMES = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
                "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
 
@@ -320,7 +343,7 @@ def _gguf_tensor(name: str, p: torch.Tensor, dtype: str):
         return gguf.quantize(array, gguf.GGMLQuantizationType.Q8_0), gguf.GGMLQuantizationType.Q8_0
     return array, None
 
-# %% ../nbs/13_sharing.ipynb #13-sharing-042
+# %% ../nbs/13_sharing.ipynb #13-sharing-043
 def write_gguf(
     path: str | Path,
     model: GPT,
@@ -350,7 +373,7 @@ def write_gguf(
     w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
     return Path(path)
 
-# %% ../nbs/13_sharing.ipynb #13-sharing-044
+# %% ../nbs/13_sharing.ipynb #13-sharing-045
 def modelfile(
     gguf_file: str,  # name of the file beside it
     context: int,  # in tokens
@@ -376,27 +399,22 @@ def export_gguf(
     overwrite: bool = False,
 ) -> Path:  # the GGUF file
     "A folder for llama.cpp and Ollama: one file with weights, tokenizer and template, and a `Modelfile`."
+    name = _title(name, folder)
     if dtype not in ("f32", "f16", "q8_0"): raise ValueError(f"dtype is {dtype!r}; a GGUF file can be f32, f16 or q8_0")
-    if _inner_transformers(model):
-        raise ValueError("this is a Transformers model, and only GPT-2 models of this course are written as GGUF here; export it --to hf, "
+    if _inner_transformers(model) or _inner_transformers(tokenizer):
+        raise ValueError("this is a model or tokenizer of Transformers, and only GPT-2 with its own tokenizer is written as GGUF here; export it to hf, "
                          "and give that folder to llama.cpp's own convert_hf_to_gguf.py")
     try: import gguf
     except ImportError: raise ValueError("the package gguf is missing, which writes the file; run: pip install gguf") from None
-    name = name or Path(folder).resolve().name
-    file, base = f"{name}-{dtype.upper()}.gguf", _gguf_license(source, license)
+    file, license = f"{name}-{dtype.upper()}.gguf", license or known_license(source)
+    use = f"With llama.cpp: `llama-cli -m {file}`. With Ollama: `ollama create {name} -f Modelfile`, then `ollama run {name}`."
     with whole_folder(folder, overwrite) as new:
-        write_gguf(new / file, _gpt2_only(model), tokenizer, dtype, name, base)
+        write_gguf(new / file, _gpt2_only(model), tokenizer, dtype, name, license)
         write_atomic(new / "Modelfile", modelfile(file, model.config.n_positions))
-        use = f"With llama.cpp: `llama-cli -m {file}`. With Ollama: `ollama create {name} -f Modelfile`, then `ollama run {name}`."
-        write_atomic(new / "README.md", model_card(name, model, source, license, use))
+        write_atomic(new / "README.md", model_card(name, model, source, license, use, "gguf"))
     return Path(folder) / file
 
-
-def _gguf_license(source: str | Path | None, license: str | None) -> str | None:
-    settings = read_run(source).get("settings", {})
-    return license or known_license(str(settings.get("model", source)), settings.get("data"))
-
-# %% ../nbs/13_sharing.ipynb #13-sharing-054
+# %% ../nbs/13_sharing.ipynb #13-sharing-055
 def push_to_hub(
     folder: str | Path,  # an export, card included
     repo_id: str,  # `OWNER/NAME`

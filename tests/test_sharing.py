@@ -80,7 +80,7 @@ def test_every_piece_is_a_merge_of_two_earlier_ones(V):
 def test_the_merges_are_those_that_openai_published():
     "First and last lines of vocab.bpe of openai/gpt-2."
     _, merges = vocabulary(load_tokenizer())
-    assert merges[:6] == ["Ġ t", "Ġ a", "h e", "i n", "r e", "o n"] and merges[-3:] == ["Ġ( /", "âĢ¦ .\"", "Com par"] or len(merges) == 50000
+    assert merges[:6] == ["Ġ t", "Ġ a", "h e", "i n", "r e", "o n"] and merges[-3:] == ["ĠColl ider", "Ġinform ants", "Ġg azed"] and len(merges) == 50000
 
 
 @pytest.mark.parametrize("V", [300, 4096, 50257])
@@ -190,7 +190,8 @@ def test_the_file_holds_every_weight(tiny, tmp_path):
             back = torch.from_numpy(np.array(gguf.dequantize(t.data, t.tensor_type))).reshape(p.shape)
             if dtype == "q8_0" and p.ndim == 2 and name != "wpe.weight":
                 blocks = p.reshape(-1, 32)
-                assert ((back.reshape(-1, 32) - blocks).abs() <= blocks.abs().amax(1, keepdim=True) / 127 * 0.51 + 1e-6).all()
+                step = blocks.abs().amax(1, keepdim=True) / 127  # off by half a step, and by 127 times the rounding of the step to 16 bits
+                assert ((back.reshape(-1, 32) - blocks).abs() <= step * (0.5 + 127 / 2048) + 1e-6).all()
                 assert t.tensor_type == gguf.GGMLQuantizationType.Q8_0
             else: assert torch.equal(back, p), (dtype, name)  # the shipped weights are 16-bit numbers
     value = lambda key: reader.get_field(key).contents()
@@ -295,13 +296,14 @@ def test_exports_refuse_before_they_write(tmp_path):
     for export in (export_hf, export_gguf):
         with pytest.raises(ValueError, match="already has files in it"): export(model, tokenizer, tmp_path / "out")
         with pytest.raises(ValueError, match="has thesis.txt"): export(model, tokenizer, tmp_path / "out", overwrite=True)
+    with pytest.raises(ValueError, match="plain name"): export_hf(model, tokenizer, tmp_path / "new", name="a/b")
     model.h[0].attn.lora_a = torch.nn.Parameter(torch.zeros(2, 2))
     for export in (export_hf, export_gguf):
         with pytest.raises(ValueError, match="merge its adapters"): export(model, tokenizer, tmp_path / "new")
     assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["thesis.txt"]
 
 
-def test_a_transformers_model_writes_itself_and_no_gguf(tmp_path):
+def test_a_transformers_model_writes_itself_and_no_gguf(run, tmp_path):
     transformers = need("transformers")
     theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2))
     for name, text in tokenizer_files(load_tokenizer(300), 64).items(): (tmp_path / name).write_text(text, "utf-8")
@@ -313,8 +315,14 @@ def test_a_transformers_model_writes_itself_and_no_gguf(tmp_path):
     for i, model in enumerate((theirs, Wrapper())):
         folder = export_hf(model, tokenizer, tmp_path / f"hf{i}")
         assert type(transformers.AutoModelForCausalLM.from_pretrained(folder)) is transformers.LlamaForCausalLM
-        assert transformers.AutoTokenizer.from_pretrained(folder).chat_template
+        assert "language model of" in (folder / "README.md").read_text("utf-8")
+        assert transformers.AutoTokenizer.from_pretrained(folder).chat_template == chat_template()
         with pytest.raises(ValueError, match="convert_hf_to_gguf.py"): export_gguf(model, tokenizer, tmp_path / "gguf")
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"  # it keeps its own template, unless it was fine-tuned here
+    for source, template in ((None, tokenizer.chat_template), (run, chat_template())):
+        folder = export_hf(theirs, tokenizer, tmp_path / f"from-{bool(source)}", source=source)
+        assert transformers.AutoTokenizer.from_pretrained(folder).chat_template == template
+    assert tokenizer.chat_template != chat_template()
     with pytest.raises(ValueError, match="needs its own tokenizer"): export_hf(theirs, load_tokenizer(300), tmp_path / "other")
 
 
@@ -357,6 +365,8 @@ def test_the_card_is_honest_about_runs_that_are_not_there(run, tmp_path):
     for source in (None, "tiny", tmp_path): assert "had no record of a run" in model_card("x", model, source)
     assert card_of(model_card("x", model, "tiny"), tmp_path).license == "mit"
     assert card_of(model_card("x", model, tmp_path), tmp_path).license is None
+    (run / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no settings with model and data"): model_card("x", model, run)
     (run / "run.json").write_text("{")
     with pytest.raises(ValueError, match="run.json: not a JSON file"): model_card("x", model, run)
 
@@ -419,7 +429,7 @@ def test_push_says_what_is_missing(tmp_path, monkeypatch):
     model, tokenizer = small()
     folder = export_hf(model, tokenizer, tmp_path / "letters")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    with pytest.raises(ValueError, match="not logged in .* hf auth login"): push_to_hub(folder, "me/letters")
+    with pytest.raises(ValueError, match="not logged in .*`hf auth login`"): push_to_hub(folder, "me/letters")
     with pytest.raises(ValueError, match="states no licence"): push_to_hub(folder, "me/letters", private=False)
     with pytest.raises(ValueError, match="has no README.md"): push_to_hub(tmp_path, "me/letters")
     with pytest.raises(ValueError, match="me/letters: could not be uploaded"): push_to_hub(folder, "me/letters", token="hf_test", endpoint="http://127.0.0.1:9")
