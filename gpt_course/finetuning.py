@@ -4,8 +4,9 @@
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-003
 from __future__ import annotations
-import json, math
+import json, math, warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,8 +21,8 @@ from .model import GPT
 from .pretrained import save_tensors
 
 # %% auto #0
-__all__ = ['COLUMNS', 'summed_loss', 'evaluate_loss', 'schedule', 'default_lr', 'TrainConfig', 'make_optimizer', 'History',
-           'save_checkpoint', 'load_checkpoint', 'train_step', 'finetune']
+__all__ = ['OPTIMIZERS', 'COLUMNS', 'summed_loss', 'evaluate_loss', 'schedule', 'default_lr', 'TrainConfig', 'make_optimizer',
+           'bf16_fault', 'History', 'save_checkpoint', 'load_checkpoint', 'train_step', 'finetune']
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-007
 def summed_loss(
@@ -71,6 +72,9 @@ def default_lr(n_embd: int) -> float:  # width C to peak learning rate
     return 5e-5 * 1024 / n_embd
 
 
+OPTIMIZERS = ("adamw", "adamw8bit")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     "Settings of a fine-tuning run."
@@ -83,6 +87,9 @@ class TrainConfig:
     evaluate_every: int = 50  # optimiser steps between validation losses; also after each epoch
     checkpoint_every: int = 100  # optimiser steps between checkpoints, if there is a place for them
     seed: int = 123  # for dropout; the order of the rows has its own, in the loader
+    optimizer: str = "adamw"  # see `make_optimizer`
+    bf16: bool = False  # multiply in bfloat16; weights, gradients and the loss stay float32
+    checkpoint_activations: bool = False  # less memory, more time, the same numbers
 
     def __post_init__(self):
         for name in ("epochs", "accumulate", "evaluate_every", "checkpoint_every"):
@@ -90,14 +97,35 @@ class TrainConfig:
         for name in ("lr", "clip"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; need a number above 0")
+        if self.optimizer not in OPTIMIZERS: raise ValueError(f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
 
-
-def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+# %% ../nbs/07_finetuning.ipynb #07-finetuning-015-b
+def make_optimizer(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    name: str = "adamw",  # or "adamw8bit": its two states in 8 bits (Dettmers et al. 2021); needs the package bitsandbytes
+) -> torch.optim.Optimizer:
     "AdamW; decay pulls on matrices and embeddings only."
     params = [p for p in model.parameters() if p.requires_grad]
     groups = [dict(params=[p for p in params if p.ndim >= 2], weight_decay=weight_decay),
               dict(params=[p for p in params if p.ndim < 2], weight_decay=0.0)]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)
+    if name == "adamw": return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)
+    if name != "adamw8bit": raise ValueError(f"optimizer is {name!r}; choose one of {', '.join(OPTIMIZERS)}")
+    try:
+        from bitsandbytes.optim import AdamW8bit  # imported late: optional
+    except ImportError as e:
+        raise ValueError(f"optimizer 'adamw8bit' needs the package bitsandbytes, which cannot be imported ({e}); pip install bitsandbytes, or use 'adamw'") from e
+    return AdamW8bit(groups, lr=lr, betas=(0.9, 0.999))
+
+
+def bf16_fault(device: str | torch.device = "cpu") -> str:
+    "Why bfloat16 would be slow on this device; empty if it has instructions for it."
+    kind = torch.device(device).type
+    if kind == "cuda": good = torch.cuda.is_bf16_supported(including_emulation=False)
+    else: good = kind != "cpu" or any(on is True for what, on in getattr(torch.cpu, "get_capabilities", dict)().items() if "bf16" in what)
+    return "" if good else ("bf16: this processor has no instructions for it (such as avx512_bf16 or amx_bf16), so steps take longer; "
+                            "activations do take less memory. Leave bf16 out, unless memory is what you lack")
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-017
 COLUMNS = ("step", "epoch", "examples_seen", "tokens_seen", "train_loss", "val_loss", "lr")
@@ -138,6 +166,17 @@ class History:
         return cls(rows)
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-019
+def _flatten(values: dict, prefix: str) -> dict[str, torch.Tensor]:
+    "One level of names: 8-bit optimisers nest their states."
+    out = {}
+    for key, v in values.items():
+        if isinstance(v, dict): out |= _flatten(v, f"{prefix}{key}.")
+        else:
+            v = torch.as_tensor(v).contiguous()
+            out[prefix + key] = v.clone() if v.numel() <= 256 else v  # their code books are one tensor for all; a file holds none twice
+    return out
+
+
 def save_checkpoint(
     path: str | Path,  # one safetensors file, replaced whole
     model: nn.Module,
@@ -148,7 +187,7 @@ def save_checkpoint(
     tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
     for i, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{index}.{k}": torch.as_tensor(v).contiguous() for k, v in values.items()}
+            tensors |= _flatten(values, f"optimizer.{i}.{index}.")
     tensors["rng"] = torch.get_rng_state()
     return save_tensors(path, tensors, {"state": json.dumps(state)})
 
@@ -161,8 +200,10 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizers: list[torch.o
             if p.requires_grad: p.copy_(f.get_tensor(f"model.{name}"))
         for name in f.keys():
             if name.startswith("optimizer."):
-                _, i, index, key = name.split(".", 3)
-                states[int(i)].setdefault(int(index), {})[key] = f.get_tensor(name)
+                _, i, index, *outer, key = name.split(".")
+                place, tensor = states[int(i)].setdefault(int(index), {}), f.get_tensor(name)
+                for part in outer: place = place.setdefault(part, {})
+                place[key] = tensor if tensor.ndim or tensor.is_floating_point() else tensor.item()  # 8-bit optimisers count steps in an int
         for optimizer, values in zip(optimizers, states):
             optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
         torch.set_rng_state(f.get_tensor("rng"))
@@ -182,7 +223,7 @@ def _row_tokens(targets: torch.Tensor, ignore_index: int = -100) -> int:
     return int((targets.shape[1] - (targets != ignore_index).flip(1).int().argmax(1)).sum())
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021-a
-def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: float, clip: float) -> tuple[float, int]:
+def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: float, clip: float, bf16: bool = False) -> tuple[float, int]:
     "One optimiser step over `batches`; returns the mean loss per supervised token, and their number."
     device = next(model.parameters()).device
     n_tokens = sum(int((targets != -100).sum()) for _, targets in batches)
@@ -190,7 +231,8 @@ def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: 
     total = 0.0
     optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left some
     for input_ids, targets in batches:
-        loss, _ = summed_loss(model, input_ids.to(device), targets.to(device))
+        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+            loss, _ = summed_loss(model, input_ids.to(device), targets.to(device))
         (loss / n_tokens).backward()
         total += loss.item()
     if not math.isfinite(total):
@@ -202,14 +244,20 @@ def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: 
     return total / n_tokens, n_tokens
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021-b
+def _settings(config: TrainConfig, lr: float, total: int) -> dict:
+    "What must not change when a run is resumed: all that changes numbers."
+    return {k: v for k, v in asdict(config).items() if k != "checkpoint_activations"} | {"lr": lr, "steps": total}
+
+
 def _start(model: GPT, optimizer: torch.optim.Optimizer, val_loader: DataLoader, settings: dict, checkpoint, resume: bool) -> History:
     "The history so far: a fresh one with the loss before training, or the checkpoint's."
     if not (resume and checkpoint and Path(checkpoint).exists()):
         return History([dict(step=0, epoch=0.0, examples_seen=0, tokens_seen=0, train_loss=None, val_loss=evaluate_loss(model, val_loader), lr=0.0)])
     with safe_open(checkpoint, "pt") as f:
         state = json.loads(f.metadata()["state"])
-    if state["settings"] != settings:
-        changed = ", ".join(f"{k} {state['settings'].get(k)!r} → {v!r}" for k, v in settings.items() if state["settings"].get(k) != v)
+    made = _settings(TrainConfig(), None, None) | state["settings"]  # a checkpoint from before an option existed has its default
+    if made != settings:
+        changed = ", ".join(f"{k} {made[k]!r} → {v!r}" for k, v in settings.items() if made[k] != v)
         raise ValueError(f"{checkpoint}: was made with other settings ({changed}); resume with the same, or start in a new directory")
     load_checkpoint(checkpoint, model, [optimizer])
     return History(state["rows"])
@@ -227,12 +275,15 @@ def finetune(
 ) -> History:
     "Fine-tune `model`; same seeds, same machine: the same losses to the bit, also when interrupted and resumed."
     lr, sampler = default_lr(model.config.n_embd) if config.lr is None else config.lr, train_loader.batch_sampler
-    optimizer = make_optimizer(model, lr, config.weight_decay)
+    optimizer = make_optimizer(model, lr, config.weight_decay, config.optimizer)
+    if config.checkpoint_activations: model.checkpoint_activations = True
+    if config.bf16 and (fault := bf16_fault(next(model.parameters()).device)): warnings.warn(fault)
     sampler.set_epoch(0)
     per_epoch = -(-len(sampler) // config.accumulate)
     total = per_epoch * config.epochs
     torch.manual_seed(config.seed)
-    history = _start(model, optimizer, val_loader, asdict(config) | {"lr": lr, "steps": total}, checkpoint, resume)
+    settings = _settings(config, lr, total)
+    history = _start(model, optimizer, val_loader, settings, checkpoint, resume)
     first = history.rows[-1]["step"]
     bar = tqdm(total=total, initial=first, disable=not progress, desc="fine-tuning", unit="step")
     model.train()
@@ -242,7 +293,7 @@ def finetune(
             sampler.set_epoch(epoch, skip=done * config.accumulate)
             groups = _steps(train_loader, config.accumulate)
         batches, now, last = next(groups), schedule(step, total, lr, int(config.warmup * total)), history.rows[-1]
-        loss, _ = train_step(model, optimizer, batches, now, config.clip)
+        loss, _ = train_step(model, optimizer, batches, now, config.clip, config.bf16)
         measure = done + 1 == per_epoch or (step + 1) % config.evaluate_every == 0
         row = dict(step=step + 1, epoch=(step + 1) / per_epoch, examples_seen=last["examples_seen"] + sum(len(ids) for ids, _ in batches),
                    tokens_seen=last["tokens_seen"] + sum(_row_tokens(t) for _, t in batches), train_loss=loss,
@@ -252,7 +303,7 @@ def finetune(
         bar.set_postfix_str(f"loss {loss:.3f}")
         if on_step: on_step(row)
         if checkpoint and ((step + 1) % config.checkpoint_every == 0 or step + 1 == total):
-            save_checkpoint(checkpoint, model, [optimizer], {"settings": asdict(config) | {"lr": lr, "steps": total}, "rows": history.rows})
+            save_checkpoint(checkpoint, model, [optimizer], {"settings": settings, "rows": history.rows})
     bar.close()
     model.eval()
     return history

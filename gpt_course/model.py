@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 # %% auto #0
 __all__ = ['GPTConfig', 'Attention', 'MLP', 'Block', 'GPT', 'init_weights', 'count_parameters']
@@ -92,7 +93,7 @@ class GPT(nn.Module):
     "GPT-2 with tied embeddings. State-dict keys are OpenAI's published names (`wte.weight`, `h.0.attn.c_attn.weight`, …)."
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = config
+        self.config, self.checkpoint_activations = config, False  # True: keep each block's input only, compute the rest again
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
@@ -114,8 +115,10 @@ class GPT(nn.Module):
                                  "shorten the text or use a model with a longer context")
             position_ids = torch.arange(start, start + T, device=input_ids.device)
         x = self.drop(self.wte(input_ids) + self.wpe(position_ids))
+        forget = self.checkpoint_activations and torch.is_grad_enabled() and not caches
         for i, block in enumerate(self.h):
-            x = block(x, attn_mask, caches[i] if caches else None)
+            if forget: x = checkpoint(block, x, attn_mask, use_reentrant=False)  # restores dropout's random state, too
+            else: x = block(x, attn_mask, caches[i] if caches else None)
         return self.ln_f(x)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:  # (..., C) to logits (..., V)
