@@ -296,6 +296,17 @@ class TransformersModel(nn.Module):
         self.config = ModelShape(c.vocab_size, getattr(c, "max_position_embeddings", None) or 2048, c.hidden_size, c.num_hidden_layers)
         self._accepts = set(inspect.signature(hf.base_model.forward).parameters)
 
+    @property
+    def checkpoint_activations(self) -> bool:
+        "Less memory, more time: keep each block's input only. Transformers does it itself."
+        return self.hf.is_gradient_checkpointing
+
+    @checkpoint_activations.setter
+    def checkpoint_activations(self, on: bool) -> None:
+        enable = getattr(self.hf, "activation_checkpointing_enable", self.hf.gradient_checkpointing_enable)  # the old name warns
+        if on: enable({"use_reentrant": False})
+        else: self.hf.gradient_checkpointing_disable()
+
     def make_caches(self) -> list[_TheirCache]:
         from transformers import DynamicCache
         return [_TheirCache(DynamicCache(config=self.hf.config))]

@@ -3,6 +3,7 @@ import csv, json, os, signal, subprocess, sys, time
 import pytest
 import torch
 from gpt_course.cli import FILES
+from gpt_course.lora import load_adapter
 from gpt_course.pretrained import load_pretrained
 
 
@@ -144,3 +145,67 @@ def test_importing_neither_prints_nor_loads_torch_for_help():
     code = "import sys, gpt_course, gpt_course.cli; sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0 and not result.stdout and not result.stderr
+
+
+def test_lora_leaves_an_adapter_and_the_merged_model(small_model, small_data, tmp_path):
+    out = tmp_path / "run"
+    result = gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", out, "--max-new-tokens", 4, "--lora-rank", 2, "--lora-targets", "c_attn,c_proj",
+                        "--accumulate", 2, "--checkpoint-activations")
+    assert result.returncode == 0 and "LoRA: " in result.stderr, result.stderr
+    assert sorted(p.name for p in out.iterdir()) == sorted([*FILES, "adapter"])
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert (settings["lora_rank"], settings["lora_alpha"], settings["accumulate"], settings["checkpoint_activations"]) == (2, 4.0, 2, True)
+    (base, _), (merged, _) = load_pretrained(small_model), load_pretrained(out)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert (base(ids) - merged(ids)).abs().max() > 1e-4  # it learned something, and
+        assert (load_adapter(base, out / "adapter")(ids) - merged(ids)).abs().max() < 1e-4  # the adapter says what
+
+
+@pytest.mark.parametrize("args, contains", [
+    (["--lora-rank", "2", "--lora-targets", "c_atn"], "target 'c_atn' names no linear layer"),
+    (["--lora-rank", "-1"], "rank is -1"),
+    (["--optimizer", "sgd"], "optimizer is 'sgd'"),
+])
+def test_bad_training_options_are_refused(args, contains, small_model, small_data, tmp_path):
+    refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", tmp_path / "out", *args), contains)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_will_not_fit_is_warned_of(small_model, small_data, monkeypatch, capsys):
+    import gpt_course.memory as memory
+    from gpt_course.cli import _warn_of_memory
+    from gpt_course.dataset import load_data, split_records
+    from gpt_course.finetuning import TrainConfig
+    from gpt_course.loaders import make_loaders
+    net, tokenizer = load_pretrained(small_model)
+    train = make_loaders(split_records(load_data(small_data)), tokenizer, net.config.n_positions)[0]
+    _warn_of_memory(net, train, TrainConfig(), 1.0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(memory, "available_memory", lambda device: 10**8)
+    _warn_of_memory(net, train, TrainConfig(), 1.0)
+    assert capsys.readouterr().err.startswith("warning: training needs about 0.3 GB")
+
+
+def test_chat_answers_one_instruction_after_another(small_model):
+    result = gpt_course("chat", small_model, "--max-new-tokens", 3, input="Say hi.\n\nSay hi.\nquickly\n\n" + "x " * 600 + "\n\nSay hi.\n\n")
+    assert result.returncode == 0, result.stderr
+    alone = [gpt_course("respond", small_model, "Say hi.", "--input", text, "--max-new-tokens", 3).stdout for text in ("", "quickly")]
+    answers = result.stdout.replace("instruction> ", "").replace("input> ", "")
+    assert answers == alone[0] + alone[1] + alone[0] + "\n"
+    assert "context is 512" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("to, file", [("hf", "tokenizer.json"), ("gguf", "Modelfile")])
+def test_export_writes_a_folder_and_keeps_what_is_there(to, file, finished, tmp_path):
+    result = gpt_course("export", finished, "--to", to, "--out", tmp_path / "out")
+    assert result.returncode == 0 and str(tmp_path / "out") in result.stdout, result.stderr
+    assert (tmp_path / "out" / file).exists() and "exact match" in (tmp_path / "out" / "README.md").read_text()
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    refused(gpt_course("export", finished, "--to", to, "--out", tmp_path / "out"), "already has files in it")
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+
+
+def test_export_refuses_what_it_cannot_write(finished, tmp_path):
+    refused(gpt_course("export", finished, "--to", "onnx", "--out", tmp_path / "out"), "choose hf")
+    refused(gpt_course("export", finished, "--out", tmp_path / "out", "--push", "somebody/model", env=os.environ | {"HF_HOME": str(tmp_path), "HF_TOKEN": ""}), "not logged in")

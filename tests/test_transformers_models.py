@@ -212,3 +212,22 @@ def test_gpt2s_own_table_is_recognised(tmp_path):
     assert load_pretrained(tmp_path)[1] is ours
     (tmp_path / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate([words[1], words[0], *words[2:], "<|endoftext|>"])}))
     with pytest.raises(ValueError, match="no tokenizer that Transformers can load"): load_pretrained(tmp_path)  # another table, and no merges
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_the_same_command_fine_tunes_it(kind, theirs, tmp_path):
+    "Fine-tune, answer, evaluate and export by the command line; the result loads with Transformers alone."
+    from gpt_course.cli import main
+    data, out = tmp_path / "data.json", tmp_path / "run"
+    data.write_text(json.dumps(RECORDS))
+    lora = ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj"] if kind == "llama" else ["--checkpoint-activations"]
+    assert main(["finetune", "--model", str(theirs(kind)), "--data", str(data), "--out", str(out), "--max-new-tokens", "4", "--lr", "0.01", *lora]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["after"]["loss"] < metrics["before"]["loss"]
+    answers = [r["response"] for r in json.loads((out / "responses.json").read_text())]
+    model, tokenizer = load_pretrained(out)
+    assert isinstance(model, TransformersModel) and [r.text for r in respond(model, tokenizer, RECORDS[34:38], max_new_tokens=4)] == answers
+    assert reference(out).config.model_type == kind
+    assert main(["evaluate", str(out), "--data", str(data), "--max-new-tokens", "4"]) == 0
+    assert main(["export", str(out), "--out", str(tmp_path / "hf")]) == 0 and reference(tmp_path / "hf").config.model_type == kind
+    assert main(["export", str(out), "--to", "gguf", "--out", str(tmp_path / "gguf")]) == 2 and not (tmp_path / "gguf").exists()
