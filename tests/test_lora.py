@@ -103,13 +103,15 @@ def base_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("targets", [None, "c_attn", "attn.c_proj"])
-def test_peft_reads_our_adapter(base_folder, tmp_path, targets):
+def test_peft_reads_our_adapter(base_folder, tmp_path, targets, recwarn):
     peft, transformers = needs("peft"), needs("transformers")
     ours = trained(add_lora(load_pretrained(base_folder)[0], rank=4, alpha=12, targets=targets))
     save_adapter(ours, tmp_path, base_folder)
     theirs = peft.PeftModel.from_pretrained(transformers.GPT2LMHeadModel.from_pretrained(base_folder), tmp_path).eval()
+    assert not [w for w in recwarn if "fan_in_fan_out" in str(w.message) or "missing" in str(w.message)]  # nothing that PEFT had to mend
     assert gap(logits(ours), logits(theirs)) < 1e-4
     assert gap(logits(ours), logits(small_gpt())) > 0.1  # the adapter does something
+    assert same(state(load_adapter(load_pretrained(base_folder)[0], tmp_path)), state(ours))
     merged = theirs.merge_and_unload()  # turns our change over, since the file stores (in, out)
     assert gap(logits(merge_lora(ours)), logits(merged)) < 1e-4
     assert gap(ours.h[0].attn.c_proj.weight, merged.transformer.h[0].attn.c_proj.weight.T) < 1e-6
