@@ -171,13 +171,17 @@ _CUT = re.compile(r"""[.?!:;"“”‘()\n]|\s['’]|['’]\s|^'|'$""")  # betwe
 
 def prompts_of(record):
     about = [record["input"]] if record["input"] else _QUOTED.findall(record["instruction"])
-    return [w for part in [record["instruction"], *about] if len(w := tuple(words(part))) >= LEAST]
+    return [part for part in [record["instruction"], *about] if len(words(part)) >= LEAST]
 
 
-def places(needles, docs):
-    "Where needles (tuples of words) stand in the documents: needle to pairs (document, number of its first word); 300 pairs at most."
+def needles(texts):
+    return {w for text in texts if len(w := tuple(words(text))) >= LEAST}
+
+
+def places(texts, docs):
+    "Where texts stand in the documents: tuple of words to pairs (document, number of the first word); 300 pairs at most."
     starts, found = defaultdict(list), defaultdict(list)
-    for needle in needles: starts[needle[:LEAST]].append(needle)
+    for needle in needles(texts): starts[needle[:LEAST]].append(needle)
     for doc in docs:
         w = words(doc)
         for i, gram in enumerate(zip(*(w[k:] for k in range(LEAST)))):
@@ -197,24 +201,23 @@ def parse(doc):
 
 def together(record, prompt, doc, start, whole=True):
     "Do the prompt, which begins with word `start` of the document, and the output stand close?"
-    output, (w, cuts) = tuple(words(record["output"])), parse(doc)
-    if output == prompt and not (record["output"] in doc and record["input"] in doc.replace(record["output"], "")):
+    (p, p_cuts), (o, o_cuts), (w, cuts) = parse(prompt), parse(record["output"]), parse(doc)
+    if o == p and not (record["output"] in doc and prompt in doc.replace(record["output"], "")):
         return False  # they differ in capitals and punctuation only: then these must be there too
-    def at(needle): return [i for i in range(len(w) - len(needle) + 1) if tuple(w[i : i + len(needle)]) == needle]
-    def stands(i, n): return not whole or {i, i + n} <= cuts
-    if not stands(start, len(prompt)): return False
-    inside = {i for j in at(prompt) for i in range(j, j + len(prompt))} if len(output) <= len(prompt) else set()
-    for i in at(output):
-        if not stands(i, len(output)) or (i in inside and output != prompt): continue
-        if prompt in [output[k : k + len(prompt)] for k in range(len(output))]: return True
-        between = w[start + len(prompt) : i] if i > start else w[i + len(output) : start]
-        if len(" ".join(between)) <= REACH: return True
+    def at(needle): return [i for i in range(len(w) - len(needle) + 1) if w[i : i + len(needle)] == needle]
+    def stands(i, n, own): return not whole or {i, i + n} <= cuts and {c - i for c in cuts if i <= c <= i + n} <= own
+    if not stands(start, len(p), p_cuts): return False
+    inside = {i for j in at(p) for i in range(j, j + len(p))} if len(o) < len(p) else set()  # words of the prompt are no answer
+    for i in at(o):
+        if i in inside or not stands(i, len(o), o_cuts): continue
+        between = w[start + len(p) : i] if i > start else w[i + len(o) : start]
+        if len(" ".join(between)) <= REACH or p in [o[k : k + len(p)] for k in range(len(o))]: return True
     return False
 
 
 def found_together(records, found, whole=True):
-    return [(record, " ".join(prompt), doc) for record in records for prompt in prompts_of(record)
-            for doc, start in found.get(prompt, ()) if together(record, prompt, doc, start, whole)]
+    return [(record, prompt, doc) for record in records for prompt in prompts_of(record)
+            for doc, start in found.get(tuple(words(prompt)), ()) if together(record, prompt, doc, start, whole)]
 
 
 def lecture_records():
@@ -228,8 +231,7 @@ def lecture_records():
 def found(text):
     "Where the prompts and outputs of all records stand in the text; one pass for both data sets."
     records = load_data("builtin") + (lecture_records() or [])
-    outputs = {w for r in records if len(w := tuple(words(r["output"]))) >= LEAST}
-    return places({p for r in records for p in prompts_of(r)} | outputs, text)
+    return places([t for r in records for t in (*prompts_of(r), r["output"])], text)
 
 
 def test_the_probe_finds_what_is_planted():
@@ -238,15 +240,16 @@ def test_the_probe_finds_what_is_planted():
                              ("'She walked to the old mill' was yesterday; now 'she walks to the old mill'", True, True),
                              ("Today she walks to the old mill. She walked to the old mill.", False, True),
                              ("She walks to the old mill. " + "Then it rains. " * 20 + "She walked to the old mill.", False, False),
+                             ("Where she walks. To the old mill. She walked to the old mill.", False, True),
                              ("She walks to the old mill. She walks to the old mill.", False, False), ("She walked to the old mill.", False, False),
                              ("Put the sentence into the past tense: she walked to the old mill.", True, True)):
-        found = places(set(prompts_of(record)), [doc])
+        found = places(prompts_of(record), [doc])
         assert (bool(found_together([record], found)), bool(found_together([record], found, whole=False))) == (whole, near), doc
     quoted = dict(instruction="Change 'She can\'t swim in it.' into a question.", input="", output="Can't she swim in it?")
-    assert ("she", "can", "t", "swim", "in", "it") in prompts_of(quoted)
+    assert "She can't swim in it." in prompts_of(quoted)
     part = dict(instruction="Name the subject.", input="The old dog barks at night.", output="The old dog")
-    assert not found_together([part], places(set(prompts_of(part)), ["The old dog barks at night. The old dog barks at night."]))
-    assert found_together([part], places(set(prompts_of(part)), ["The old dog barks at night. Its subject is 'the old dog'."]))
+    assert not found_together([part], places(prompts_of(part), ["The old dog barks at night. The old dog barks at night."]))
+    assert found_together([part], places(prompts_of(part), ["The old dog barks at night. Its subject is 'the old dog'."]))
 
 
 def some(found):
@@ -271,7 +274,7 @@ def test_no_record_of_the_lecture_stands_in_the_text_as_prompt_and_output(found)
     records = lecture_records()
     if records is None:
         pytest.skip("the lecture's data set is not here: give its path in GPT_COURSE_LECTURE_DATA, or fetch it once with load_data('lecture')")
-    told = [r for r in records if len(w := tuple(words(r["output"]))) >= LEAST and found.get(w)]
+    told = [r for r in records if found.get(tuple(words(r["output"])))]
     kinds = Counter(" ".join(words(r["instruction"])[:3]) for r in told)
     near = {records.index(r) for r, _, _ in found_together(records, found, whole=False)}
     print(f"\n{len(told)} of {len(records)} outputs stand in the text as sentences; by the first words of the instruction:")
