@@ -180,10 +180,10 @@ def _hub_problem(e: Exception) -> str:
     if isinstance(e, errors.RevisionNotFoundError): return "there is no such revision; check what follows the @"
     if isinstance(e, errors.RemoteEntryNotFoundError): return f"the model there lacks a file ({str(e).strip().splitlines()[-1]}); is it a causal language model?"
     if status: return f"{constants.ENDPOINT} answered HTTP {status}; wait a minute and try again"
-    if constants.is_offline_mode(): return f"HF_HUB_OFFLINE is set, and the files are not in {constants.HF_HUB_CACHE}; unset it once, or use tiny, or a folder"
+    if constants.is_offline_mode(): return f"HF_HUB_OFFLINE is set, and the files are not in {constants.HF_HUB_CACHE}; unset it once, or use --model tiny or a folder, which need no network"
     if isinstance(e, errors.LocalEntryNotFoundError) or type(e).__module__.startswith("httpx"):
         why = str(e.__cause__ or e).strip().splitlines()[:1]
-        return f"{constants.ENDPOINT} cannot be reached ({' '.join(why)}); connect to the network and try again, or use tiny, which needs none, or a folder"
+        return f"{constants.ENDPOINT} cannot be reached ({' '.join(why)}); connect to the network and try again, or use --model tiny or a folder, which need none"
     if isinstance(e, OSError) and e.errno: return f"the cache {constants.HF_HUB_CACHE} cannot be written ({e.strerror}); set HF_HOME to a folder that can"
     return f"{str(e).strip().splitlines()[0]}; try again"
 

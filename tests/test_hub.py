@@ -242,7 +242,7 @@ def test_the_environment_is_respected(server, tmp_path):
 
 def test_no_network_is_one_clear_message(server):
     server.httpd.shutdown(); server.httpd.server_close()
-    with pytest.raises(ValueError, match=f"gpt2: .*{server.url} cannot be reached .*connect to the network .*or use tiny"): load_pretrained("gpt2")
+    with pytest.raises(ValueError, match=f"gpt2: .*{server.url} cannot be reached .*connect to the network .*or use --model tiny"): load_pretrained("gpt2")
 
 
 def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
