@@ -178,6 +178,13 @@ def test_half_precision_and_other_sizes(tmp_path):
 
 # GGUF
 
+def test_the_names_are_llama_cpps(tiny):
+    gguf = need("gguf")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, tiny[0].config.n_layer)
+    for name, _ in tiny[0].named_parameters():
+        assert gguf_name(name) == names.get_name(f"transformer.{name}", (".weight", ".bias")), name
+
+
 def test_the_file_holds_every_weight(tiny, tmp_path):
     gguf = need("gguf")
     model, tokenizer = tiny
