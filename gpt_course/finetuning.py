@@ -4,7 +4,7 @@
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-003
 from __future__ import annotations
-import json, math, warnings
+import ctypes, json, math, platform, warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,8 @@ from .pretrained import save_tensors
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'COLUMNS', 'summed_loss', 'evaluate_loss', 'schedule', 'default_lr', 'TrainConfig', 'make_optimizer',
-           'bf16_fault', 'History', 'save_checkpoint', 'load_checkpoint', 'train_step', 'finetune']
+           'bf16_fault', 'return_freed_memory', 'History', 'save_checkpoint', 'load_checkpoint', 'train_step',
+           'finetune']
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-007
 def summed_loss(
@@ -126,6 +127,12 @@ def bf16_fault(device: str | torch.device = "cpu") -> str:
     else: good = kind != "cpu" or any(on is True for what, on in getattr(torch.cpu, "get_capabilities", dict)().items() if "bf16" in what)
     return "" if good else ("bf16: this processor has no instructions for it (such as avx512_bf16 or amx_bf16), so steps take longer; "
                             "activations do take less memory. Leave bf16 out, unless memory is what you lack")
+
+
+def return_freed_memory() -> bool:  # could it be asked?
+    "Ask glibc (Linux) to give what a tensor of 1 MB or more held back to the system when it is freed; other libraries are left alone."
+    if platform.libc_ver()[0] != "glibc": return False
+    return bool(ctypes.CDLL(None).mallopt(-3, 2**20))  # M_MMAP_THRESHOLD: fixed, or it rises to 32 MB as tensors are freed
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-017
 COLUMNS = ("step", "epoch", "examples_seen", "tokens_seen", "train_loss", "val_loss", "lr")
@@ -276,7 +283,9 @@ def finetune(
     "Fine-tune `model`; same seeds, same machine: the same losses to the bit, also when interrupted and resumed."
     lr, sampler = default_lr(model.config.n_embd) if config.lr is None else config.lr, train_loader.batch_sampler
     optimizer = make_optimizer(model, lr, config.weight_decay, config.optimizer)
-    if config.checkpoint_activations: model.checkpoint_activations = True
+    if config.checkpoint_activations:
+        model.checkpoint_activations = True
+        return_freed_memory()  # or the heap keeps what we forget: see the lecture on memory
     if config.bf16 and (fault := bf16_fault(next(model.parameters()).device)): warnings.warn(fault)
     sampler.set_epoch(0)
     per_epoch = -(-len(sampler) // config.accumulate)

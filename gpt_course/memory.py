@@ -10,12 +10,13 @@ from pathlib import Path
 import psutil
 import torch
 from torch.utils.data import DataLoader
-from .finetuning import OPTIMIZERS, make_optimizer, train_step
+from .finetuning import OPTIMIZERS, make_optimizer, return_freed_memory, train_step
 from .model import GPT, GPTConfig, init_weights
 
 # %% auto #0
 __all__ = ['SIZES', 'PROCESS_BYTES', 'WAYS', 'parameters', 'block_bytes', 'MemoryEstimate', 'activation_bytes', 'estimate_memory',
-           'peak_memory', 'measure_step', 'compare_ways', 'available_memory', 'batch_shape', 'memory_warning']
+           'peak_memory', 'measure_step', 'lora_share', 'compare_ways', 'available_memory', 'batch_shape',
+           'memory_warning']
 
 # %% ../nbs/12_memory.ipynb #12-memory-006
 SIZES = {  # the shapes this course names
@@ -45,6 +46,7 @@ def block_bytes(
 
 # %% ../nbs/12_memory.ipynb #12-memory-015
 PROCESS_BYTES = 325_000_000  # Python with torch after a first training step of a toy; measured below
+_BITSANDBYTES = 52_000_000  # what importing the library adds
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def estimate_memory(
         gradients=4 * trained + copies * table,
         optimizer=trained * 2 + trained // 256 * 8 if small else trained * 8,
         activations=activation_bytes(config, batch_size, T, scored, checkpoint_activations, bf16),
-        logits=3 * 4 * scored * V, overhead=overhead)
+        logits=3 * 4 * scored * V, overhead=overhead + small * _BITSANDBYTES)
 
 # %% ../nbs/12_memory.ipynb #12-memory-026
 def peak_memory() -> int:
@@ -117,11 +119,15 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _run_steps(shape: dict, batch_size: int, T: int, scored: int, accumulate: int, steps: int, checkpoint_activations: bool, bf16: bool, optimizer: str) -> dict:
+def _run_steps(shape: dict, batch_size: int, T: int, scored: int, accumulate: int, steps: int, checkpoint_activations: bool, bf16: bool, optimizer: str, lora_rank: int) -> dict:
     "What `measure_step` runs in the new process: random weights, random rows, real steps."
     torch.set_num_threads(1)
     model = init_weights(GPT(GPTConfig(**shape))).train()
     model.checkpoint_activations = checkpoint_activations
+    if checkpoint_activations: return_freed_memory()  # as `finetune` does
+    if lora_rank:
+        from gpt_course.lora import add_lora
+        add_lora(model, lora_rank)
     opt, took = make_optimizer(model, 1e-5, 0.1, optimizer), []
     ids = torch.randint(0, model.config.vocab_size, (accumulate * batch_size, T), generator=torch.Generator().manual_seed(1))
     targets = torch.where(torch.arange(T) >= T - scored // batch_size, ids, -100)  # the response stands at the end of a row
@@ -144,11 +150,12 @@ def measure_step(
     checkpoint_activations: bool = False,
     bf16: bool = False,
     optimizer: str = "adamw",
+    lora_rank: int = 0,  # LoRA on every linear layer; 0: all weights are trained
     env: dict[str, str] | None = None,  # further environment variables
 ) -> dict:  # `peak` in bytes, `seconds` of the fastest step but the first, `loss`
     "Train for a few steps with random weights in a fresh process with one thread, and measure."
     spec = dict(shape=asdict(config), batch_size=batch_size, T=T, scored=scored, accumulate=accumulate, steps=steps,
-                checkpoint_activations=checkpoint_activations, bf16=bf16, optimizer=optimizer)
+                checkpoint_activations=checkpoint_activations, bf16=bf16, optimizer=optimizer, lora_rank=lora_rank)
     program = "import sys, json; from gpt_course.memory import _run_steps; print(json.dumps(_run_steps(**json.loads(sys.argv[1]))))"
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", program, json.dumps(spec)], capture_output=True, text=True,
                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | (env or {}))
@@ -157,9 +164,15 @@ def measure_step(
 
 # %% ../nbs/12_memory.ipynb #12-memory-041
 WAYS = {  # settings of `measure_step` and `estimate_memory`, for 8 rows a step
-    "plain": {}, "2 batches of 4": dict(batch_size=4, accumulate=2), "8 batches of 1": dict(batch_size=1, accumulate=8),
+    "plain": {}, "8 batches of 1": dict(batch_size=1, accumulate=8),
     "checkpointing": dict(checkpoint_activations=True), "bfloat16": dict(bf16=True), "8-bit AdamW": dict(optimizer="adamw8bit"),
+    "LoRA, rank 16": dict(lora_rank=16), "LoRA, checkpointing": dict(lora_rank=16, checkpoint_activations=True),
     "checkpointing, 8 batches of 1": dict(batch_size=1, accumulate=8, checkpoint_activations=True)}
+
+
+def lora_share(config: GPTConfig, rank: int) -> float:
+    "Numbers that LoRA trains on all four matrices of each block, as a share of the parameters."
+    return config.n_layer * rank * (4 + 2 + 5 + 5) * config.n_embd / parameters(config)  # rank * (inputs + outputs) each
 
 
 def compare_ways(config: GPTConfig, T: int = 128, scored: int = 30, steps: int = 2) -> list[dict]:
@@ -167,12 +180,13 @@ def compare_ways(config: GPTConfig, T: int = 128, scored: int = 30, steps: int =
     rows = []
     for name, way in WAYS.items():
         options = {"batch_size": 8} | way
-        shape = dict(T=T, scored=scored * options["batch_size"])
-        try: run = measure_step(config, **shape, **options, steps=steps)
+        options |= dict(T=T, scored=scored * options["batch_size"])
+        try: run = measure_step(config, **options, steps=steps)
         except RuntimeError as e:
             if "pip install bitsandbytes" not in str(e): raise
             continue
-        rows.append(dict(way=name, peak=run["peak"], estimate=estimate_memory(config, **shape, **options).total, seconds=run["seconds"], loss=run["loss"]))
+        if rank := options.pop("lora_rank", 0): options["trainable"] = lora_share(config, rank)
+        rows.append(dict(way=name, estimate=estimate_memory(config, **options).total, **run))
     return rows
 
 # %% ../nbs/12_memory.ipynb #12-memory-047
