@@ -175,10 +175,10 @@ def lora_share(config: GPTConfig, rank: int) -> float:
     return config.n_layer * rank * (4 + 2 + 5 + 5) * config.n_embd / parameters(config)  # rank * (inputs + outputs) each
 
 
-def compare_ways(config: GPTConfig, T: int = 128, scored: int = 30, steps: int = 2) -> list[dict]:
-    "Measure each of `WAYS` on rows of T positions, `scored` of them supervised."
+def compare_ways(config: GPTConfig, ways: dict = WAYS, T: int = 128, scored: int = 30, steps: int = 2) -> list[dict]:
+    "Measure each of the ways on rows of T positions, `scored` of them supervised."
     rows = []
-    for name, way in WAYS.items():
+    for name, way in ways.items():
         options = {"batch_size": 8} | way
         options |= dict(T=T, scored=scored * options["batch_size"])
         try: run = measure_step(config, **options, steps=steps)
