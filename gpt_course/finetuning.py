@@ -283,9 +283,9 @@ def finetune(
     "Fine-tune `model`; same seeds, same machine: the same losses to the bit, also when interrupted and resumed."
     lr, sampler = default_lr(model.config.n_embd) if config.lr is None else config.lr, train_loader.batch_sampler
     optimizer = make_optimizer(model, lr, config.weight_decay, config.optimizer)
-    if config.checkpoint_activations:
-        model.checkpoint_activations = True
-        return_freed_memory()  # or the heap keeps what we forget: see the lecture on memory
+    if config.checkpoint_activations: model.checkpoint_activations = True
+    if config.checkpoint_activations or not all(p.requires_grad for p in model.parameters()):
+        return_freed_memory()  # who saves memory, by LoRA too, does not want the heap to keep it: see the lecture on memory
     if config.bf16 and (fault := bf16_fault(next(model.parameters()).device)): warnings.warn(fault)
     sampler.set_epoch(0)
     per_epoch = -(-len(sampler) // config.accumulate)

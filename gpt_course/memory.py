@@ -124,7 +124,7 @@ def _run_steps(shape: dict, batch_size: int, T: int, scored: int, accumulate: in
     torch.set_num_threads(1)
     model = init_weights(GPT(GPTConfig(**shape))).train()
     model.checkpoint_activations = checkpoint_activations
-    if checkpoint_activations: return_freed_memory()  # as `finetune` does
+    if checkpoint_activations or lora_rank: return_freed_memory()  # as `finetune` does
     if lora_rank:
         from gpt_course.lora import add_lora
         add_lora(model, lora_rank)

@@ -299,7 +299,7 @@ class TransformersModel(nn.Module):
     @property
     def checkpoint_activations(self) -> bool:
         "Less memory, more time: keep each block's input only. Transformers does it itself."
-        return self.hf.is_gradient_checkpointing
+        return getattr(self.hf, "is_activation_checkpointing", False)
 
     @checkpoint_activations.setter
     def checkpoint_activations(self, on: bool) -> None:

@@ -228,6 +228,11 @@ def test_the_same_command_fine_tunes_it(kind, theirs, tmp_path):
     model, tokenizer = load_pretrained(out)
     assert isinstance(model, TransformersModel) and [r.text for r in respond(model, tokenizer, RECORDS[34:38], max_new_tokens=4)] == answers
     assert reference(out).config.model_type == kind
+    if kind == "llama":
+        peft = pytest.importorskip("peft")
+        adapted = peft.PeftModel.from_pretrained(reference(theirs(kind)), out / "adapter")
+        ids = torch.arange(1, 20)[None]
+        with torch.no_grad(): assert (adapted(ids).logits - reference(out)(ids).logits).abs().max() < 1e-4  # PEFT reads the adapter
     assert main(["evaluate", str(out), "--data", str(data), "--max-new-tokens", "4"]) == 0
     assert main(["export", str(out), "--out", str(tmp_path / "hf")]) == 0 and reference(tmp_path / "hf").config.model_type == kind
     assert main(["export", str(out), "--to", "gguf", "--out", str(tmp_path / "gguf")]) == 2 and not (tmp_path / "gguf").exists()
