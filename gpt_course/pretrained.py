@@ -242,7 +242,7 @@ def _own_tokenizer(folder: Path, vocab_size: int) -> tiktoken.Encoding | None:
 def load_pretrained(
     name: str | Path = "tiny",  # see `find_model`
     device: str | torch.device = "cpu",
-) -> tuple[GPT | TransformersModel, tiktoken.Encoding | TransformersTokenizer]:  # the model, in evaluation mode and float32, and its tokenizer
+) -> tuple:  # a `GPT` or `TransformersModel`, in evaluation mode and float32; its tokenizer, of tiktoken or a `TransformersTokenizer`
     "Load a model and the tokenizer that belongs to it."
     folder = find_model(name)
     if _strange(_read_json(folder / "config.json")): return load_transformers(folder, device)
