@@ -217,7 +217,7 @@ def entity_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -
     told = [(relation, row)] + rng.sample(others, min(len(others), rng.choice((0, 0, 1, 2))))
     rng.shuffle(told)
     rel, r = rng.choice(told)
-    out = [fill(rng.choice(rel.names), r)] if rng.random() < 0.85 else []
+    out = [fill(rng.choice(rel.names), r)] if rng.random() < 0.6 else []
     for i, (rel, r) in enumerate(told):
         out += _tell(rng, rel, r, rng.choice((1, 1, 2, 3)), named=bool(out) and len(told) == 1)
     return _join(rng, out)
@@ -228,7 +228,7 @@ def contrast_document(rng: random.Random, enc: Encyclopedia, relation: Relation)
     rows = [draw_row(rng, relation, enc.lexicon) for _ in range(rng.choice((2, 2, 3, 4)))]
     wording = rng.choice([w for w in relation.wordings if "{" in w])
     same = rng.random() < 0.5  # the same wording for all, or one each
-    out = [fill(rng.choice(relation.names), row) for row in rows] if rng.random() < 0.6 else []
+    out = [fill(rng.choice(relation.names), row) for row in rows] if rng.random() < 0.4 else []
     if rng.random() < 0.4: rng.shuffle(rows)
     for row in rows:
         out += [fill(wording, row)] if same else _tell(rng, relation, row, 1, named=False)
@@ -279,8 +279,8 @@ def prose_document(rng: random.Random, enc: Encyclopedia, relation: Relation) ->
     return "\n\n".join(rng.sample(enc.prose, rng.choice((1, 1, 1, 2))))
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.44, contrast_document: 0.26, interrupted_document: 0.05,
-                                  echo_document: 0.14, random_document: 0.05, prose_document: 0.06}
+MIXTURE: dict[Callable, float] = {entity_document: 0.46, contrast_document: 0.30, interrupted_document: 0.04,
+                                  echo_document: 0.09, random_document: 0.05, prose_document: 0.06}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
