@@ -319,7 +319,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("folder", nargs="?", default="gpt_course_lectures"); p.add_argument("--copy-only", action="store_true")
     return parser
 
-
+# %% ../nbs/cli.ipynb #cli-014-b
 def _show(metrics: dict) -> str:
     flat = lambda m: {k: round(v, 4) if isinstance(v, float) else v for k, v in m.items()}
     return json.dumps({k: flat(v) if isinstance(v, dict) else round(v, 4) if isinstance(v, float) else v for k, v in metrics.items()}, indent=2)

@@ -63,7 +63,7 @@ def read_relation(
                     tuple(l.strip() for _, l in parts["wordings"]), tuple(tasks), _read_table(path, head, parts["table"]),
                     head.get("rows", ""), head["source"], *_read_measures(path, head))
 
-
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006-b
 def _read_measures(path: Path, head: dict) -> tuple[int, float, bool]:
     try:
         focus = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0))

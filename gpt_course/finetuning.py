@@ -294,7 +294,7 @@ def finetune(
     settings = _settings(config, lr, total)
     history = _start(model, optimizer, val_loader, settings, checkpoint, resume)
     first = history.rows[-1]["step"]
-    bar = tqdm(total=total, initial=first, disable=not progress, desc="fine-tuning", unit="step")
+    bar = tqdm(total=total, initial=first, disable=not progress, desc="fine-tuning", unit="step", mininterval=3)  # seconds: a notebook can lose messages that come faster
     model.train()
     for step in range(first, total):
         epoch, done = divmod(step, per_epoch)

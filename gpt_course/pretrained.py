@@ -18,8 +18,9 @@ from .model import GPT, GPTConfig, count_parameters
 
 # %% auto #0
 __all__ = ['HUB_NAMES', 'read_config', 'StoredTensor', 'read_header', 'load_weights', 'verify_sha256', 'find_model',
-           'load_pretrained', 'pick_device', 'ModelShape', 'TransformersModel', 'TransformersTokenizer',
-           'load_transformers_tokenizer', 'load_transformers', 'save_tensors', 'save_pretrained']
+           'byte_characters', 'load_pretrained', 'pick_device', 'ModelShape', 'TransformersModel',
+           'TransformersTokenizer', 'load_transformers_tokenizer', 'load_transformers', 'save_tensors',
+           'save_pretrained']
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-009
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # stored (in, out)
@@ -216,10 +217,11 @@ def find_model(
                      "or the path of a folder with config.json and model.safetensors")
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-012
-def _byte_alphabet() -> dict[str, int]:
-    "The letters that GPT-2's files write for the 256 bytes (openai/gpt-2, src/encoder.py)."
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(b for b in range(256) if b not in printable)}
+def byte_characters() -> list[str]:  # 256 characters
+    "GPT-2's visible stand-in for every byte: a blank is `Ġ` (openai/gpt-2, src/encoder.py, `bytes_to_unicode`)."
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = iter(range(256, 512))
+    return [chr(b if b in visible else next(hidden)) for b in range(256)]
 
 
 def _own_tokenizer(folder: Path, vocab_size: int) -> tiktoken.Encoding | None:
@@ -233,7 +235,7 @@ def _own_tokenizer(folder: Path, vocab_size: int) -> tiktoken.Encoding | None:
             raise ValueError(f"{folder}: vocabulary of {vocab_size}, but GPT-2's tokenizer has {GPT2_VOCAB_SIZE} ids; add the model's tokenizer.json")
         return load_tokenizer(vocab_size)
     if not plain or not 257 <= len(table) <= GPT2_VOCAB_SIZE: return None
-    ours, byte = load_tokenizer(len(table)), _byte_alphabet()
+    ours, byte = load_tokenizer(len(table)), {c: b for b, c in enumerate(byte_characters())}
     words = sorted(table, key=table.get)[:-1]  # the last is the end token
     same = all(set(w) <= byte.keys() and bytes(map(byte.get, w)) == ours.decode_single_token_bytes(i) for i, w in enumerate(words))
     return ours if same else None
@@ -287,7 +289,7 @@ class _TheirCache:
     def select(self, rows: torch.Tensor) -> None:
         self.past.batch_select_indices(rows)
 
-
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-018-a2
 class TransformersModel(nn.Module):
     "A causal language model of Transformers behind the interface of `GPT`."
     def __init__(self, hf: nn.Module):

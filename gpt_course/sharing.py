@@ -15,12 +15,12 @@ from .dataset import render_prompt, write_atomic, write_json
 from .finetuning import History
 from .losses import summarise
 from .model import GPT, count_parameters
-from .pretrained import HUB_NAMES, save_pretrained
+from .pretrained import HUB_NAMES, byte_characters, save_pretrained
 
 # %% auto #0
-__all__ = ['END', 'split_piece', 'byte_characters', 'vocabulary', 'tokenizer_files', 'chat_template', 'as_messages',
-           'whole_folder', 'read_run', 'known_license', 'model_card', 'export_hf', 'gguf_name', 'write_gguf',
-           'modelfile', 'export_gguf', 'push_to_hub']
+__all__ = ['END', 'split_piece', 'vocabulary', 'tokenizer_files', 'chat_template', 'as_messages', 'whole_folder', 'read_run',
+           'known_license', 'model_card', 'export_hf', 'gguf_name', 'write_gguf', 'modelfile', 'export_gguf',
+           'push_to_hub']
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-015
 def split_piece(
@@ -34,13 +34,6 @@ def split_piece(
         if rank >= limit: break
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts
-
-
-def byte_characters() -> list[str]:  # 256 characters
-    "GPT-2's visible stand-in for every byte: a blank is `Ġ` (openai/gpt-2, src/encoder.py, `bytes_to_unicode`)."
-    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = iter(range(256, 512))
-    return [chr(b if b in visible else next(hidden)) for b in range(256)]
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-018
 END = "<|endoftext|>"
@@ -193,28 +186,6 @@ def _card_head(base: str, license: str | None, library: str) -> str:
     return "\n".join(["---", *lines, f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- instruction-tuning", "- gpt_course", "---"])
 
 
-def model_card(
-    name: str,
-    model,  # with `config` and parameters
-    source: str | Path | None = None,  # what the model was loaded by: a name, or a folder with a run in it
-    license: str | None = None,  # as the Hub writes it, such as `mit`; `None`: only what is known for certain
-    use: str = "",  # how to run it
-    library: str = "transformers",  # as the Hub calls it: `transformers` or `gguf`
-) -> str:
-    "A model card: what is known about a model, and what is not."
-    run, c = read_run(source), model.config
-    base, license = str(run["settings"]["model"] if run else source or ""), license or known_license(source)
-    origin = f"Fine-tuned from `{_last_part(base)}` to follow instructions, with" if run else f"Loaded as `{_last_part(base)}`, exported with" if base else "Exported with"
-    prompts = [render_prompt({"instruction": "INSTRUCTION", "input": i}) for i in ("", "INPUT")]
-    matched = run.get("metrics", {}).get("after", {}).get("exact_match")
-    return _card_head(base, license, library) + _CARD.format(
-        name=name, parameters=count_parameters(model), vocab=c.vocab_size, context=getattr(c, "n_positions", None) or c.max_position_embeddings,
-        origin=f"{origin} [gpt_course]({_HOME}) {gpt_course.__version__}.", plain=prompts[0], paired=prompts[1], use=use,
-        end=f"The answer ends with the token `{END}`. " if isinstance(model, GPT) else "",
-        record=_card_run(run) if run else _NO_RUN, license=f"{license}." if license else _NO_LICENSE,
-        matched=f" It gave the wanted words for {matched:.0%} of its own test records; the rest looked as fluent." if matched is not None else "")
-
-
 _HOME = "https://gpt-course.github.io/gpt_course"
 _NO_RUN = ("## Data, settings, losses, scores\n\nNot known: the exported folder had no record of a run. "
            "If you made this model, say here what it was trained on and how well it does.\n")
@@ -249,6 +220,28 @@ The chat template writes the prompt: a `user` message is the instruction; its in
 
 {license}
 """
+
+# %% ../nbs/13_sharing.ipynb #13-sharing-030-b
+def model_card(
+    name: str,
+    model,  # with `config` and parameters
+    source: str | Path | None = None,  # what the model was loaded by: a name, or a folder with a run in it
+    license: str | None = None,  # as the Hub writes it, such as `mit`; `None`: only what is known for certain
+    use: str = "",  # how to run it
+    library: str = "transformers",  # as the Hub calls it: `transformers` or `gguf`
+) -> str:
+    "A model card: what is known about a model, and what is not."
+    run, c = read_run(source), model.config
+    base, license = str(run["settings"]["model"] if run else source or ""), license or known_license(source)
+    origin = f"Fine-tuned from `{_last_part(base)}` to follow instructions, with" if run else f"Loaded as `{_last_part(base)}`, exported with" if base else "Exported with"
+    prompts = [render_prompt({"instruction": "INSTRUCTION", "input": i}) for i in ("", "INPUT")]
+    matched = run.get("metrics", {}).get("after", {}).get("exact_match")
+    return _card_head(base, license, library) + _CARD.format(
+        name=name, parameters=count_parameters(model), vocab=c.vocab_size, context=getattr(c, "n_positions", None) or c.max_position_embeddings,
+        origin=f"{origin} [gpt_course]({_HOME}) {gpt_course.__version__}.", plain=prompts[0], paired=prompts[1], use=use,
+        end=f"The answer ends with the token `{END}`. " if isinstance(model, GPT) else "",
+        record=_card_run(run) if run else _NO_RUN, license=f"{license}." if license else _NO_LICENSE,
+        matched=f" It gave the wanted words for {matched:.0%} of its own test records; the rest looked as fluent." if matched is not None else "")
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-032
 def _gpt2_only(model: object) -> GPT:
