@@ -13,8 +13,8 @@ from .dataset import ASSETS, split_records, write_atomic
 from .sentences import GENERATORS, read_lexicon
 
 # %% auto #0
-__all__ = ['FOCUS_ROWS', 'MIXTURE', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia', 'spread',
-           'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
+__all__ = ['FOCUS_ROWS', 'MIXTURE', 'ROWS_ASKED', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia',
+           'spread', 'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
            'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'relation_weights',
            'documents', 'make_records', 'Overlap', 'find_rows', 'overlap_report', 'data_card', 'main']
 
@@ -300,6 +300,9 @@ def documents(
         yield make(rng, enc, rng.choices(enc.relations, weights)[0])
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-025
+ROWS_ASKED = 24  # rows of a relation that `builtin` asks about, at most: enough of each kind to learn how it is asked
+
+
 def _fact(row: dict[str, str]) -> frozenset[str]:
     "What makes two rows the same fact: the first two cells, in either order."
     return frozenset(list(row.values())[:2])
@@ -318,8 +321,8 @@ def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) 
 def make_records(
     enc: Encyclopedia,
     seed: int = 123,
-    per_relation: int = 20,  # rows asked about in each relation, at most
-    n_tasks: int = 3,  # ways of asking, of those in the file
+    per_relation: int = ROWS_ASKED,  # rows asked about in each relation, at most
+    n_tasks: int = 2,  # ways of asking: the first so many in the file
     parts: tuple[float, float] = (0.85, 0.10),  # portions for training and test, as in `split_records`; the rest is for validation
 ) -> list[dict[str, str]]:  # Alpaca records in file order: training, test, validation; `task` names the relation
     "Instruction records whose test and validation parts ask about rows that the training part does not."
@@ -328,7 +331,7 @@ def make_records(
     for relation in (r for r in enc.relations if r.asked):
         rng = random.Random(f"{seed}:{relation.name}")
         rows = _fact_groups(rng, relation, enc.lexicon, per_relation)
-        tasks = rng.sample(relation.tasks, min(n_tasks, len(relation.tasks)))
+        tasks = relation.tasks[:n_tasks]
         for i, row in enumerate(rows):
             instruction, input_, output = (fill(t, row) for t in tasks[i % len(tasks)])
             if (instruction, input_) in seen: continue
@@ -362,7 +365,7 @@ def find_rows(
     enc: Encyclopedia,  # the smaller world, which the records ask about
     records: list[dict[str, str]],  # made by `make_records` with this seed, in any order
     seed: int = 123,
-    per_relation: int = 20,
+    per_relation: int = ROWS_ASKED,
 ) -> list[dict[str, str]]:
     "The row that each record asks about; `ValueError` for a record that no row makes."
     found = {}
