@@ -259,7 +259,7 @@ def test_a_read_only_cache_is_read(server, tmp_path):
     load_pretrained("gpt2")
     for folder in (*tmp_path.parents, tmp_path): os.chmod(folder, os.stat(folder).st_mode | 0o055)
     env = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(server.cache), "GPT_COURSE_CACHE": str(tmp_path / "file" / "x"), "HOME": "/nonexistent"}
-    become = "import os, encodings.idna, huggingface_hub.file_download, gpt_course.pretrained as p; p.load_pretrained('tiny'); os.setuid(65534); "  # the libraries may be in a home of root
+    become = "import os, encodings.idna, gpt_course.pretrained as p; from huggingface_hub import hf_hub_download, snapshot_download; p.load_pretrained('tiny'); os.setuid(65534); "  # the libraries may be in a home of root
     out, error, all_of_it = run(become + LOAD, **env)
     assert out == "GPT", all_of_it
     other = "from gpt_course.pretrained import load_pretrained; load_pretrained('gpt2-medium')"
