@@ -256,6 +256,7 @@ def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody who may not write")
 def test_a_read_only_cache_is_read(server, tmp_path):
     "Loads for a user who may write neither cache, and says what to do where something is missing."
+    if not all(folder.stat().st_mode & 0o001 for folder in (ROOT, *ROOT.parents)): pytest.skip("this checkout lies in a folder that others may not enter")
     load_pretrained("gpt2")
     for folder in (*tmp_path.parents, tmp_path): os.chmod(folder, os.stat(folder).st_mode | 0o055)
     env = {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(server.cache), "GPT_COURSE_CACHE": str(tmp_path / "file" / "x"), "HOME": "/nonexistent"}
