@@ -15,8 +15,9 @@ from .sentences import GENERATORS, read_lexicon
 # %% auto #0
 __all__ = ['FOCUS_ROWS', 'MIXTURE', 'ROWS_ASKED', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia',
            'spread', 'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
-           'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'relation_weights',
-           'documents', 'make_records', 'Overlap', 'find_rows', 'overlap_report', 'data_card', 'main']
+           'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'strange_word',
+           'word_document', 'strange_document', 'relation_weights', 'documents', 'make_records', 'Overlap', 'find_rows',
+           'overlap_report', 'data_card', 'main']
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Encyclopedia:
     relations: list[Relation]
     prose: list[str]  # paragraphs
     lexicon: dict  # word lists of the sentence generators
-    generated_as: int = 20  # a sentence relation is drawn as often as a table of so many rows
+    generated_as: int = 32  # a sentence relation is drawn as often as a table of so many rows
     about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)  # (subject column, subject) to facts
     vocabulary: list[str] = field(init=False)  # every word of tables, lexicon and prose once, in alphabetical order
 
@@ -278,9 +279,40 @@ def prose_document(rng: random.Random, enc: Encyclopedia, relation: Relation) ->
     "A paragraph of prose, sometimes two."
     return "\n\n".join(rng.sample(enc.prose, rng.choice((1, 1, 1, 2))))
 
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-020-b
+_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl gr pl pr qu sh sk sl sp st str th tr ".split(" ")
+_CODAS = "b ck d f l ll m n nd ng nt p r rk rd s ss st t th x y".split() + [""] * 22
+_WORD = ("The word '{x}' was on the board, and a child read it aloud: {x}.", "In quotation marks the word {x} looks like this: '{x}'.",
+         "{^x} is spelled {letters}. So '{x}' has {n} letters.", "The letters of '{x}' are {letters}. Put together they make {x}.",
+         "'{x}' can stand at the beginning of a sentence, with a capital letter: {^x}.", "{^x} is the word. In a dictionary one finds it under '{x}'.",
+         "Somebody wanted to talk about {x}. '{^x}', the others said, is not easy to talk about.", "'{x}'\n{x}\n{^x}.", "{x}: {^x}, '{x}'.",
+         "In a sentence with the word '{x}', the word {x} must stand.", "She wrote {x} and {y}. Of '{x}' and '{y}', the second is '{y}'.",
+         "There are two words here, {x} and {y}. {^x} comes first, {y} comes second.", "'{x}' is not '{y}'. {^y} is one word, {x} is another.",
+         "Take away {y} from {x}, {y} and {z}, and {x} and {z} are left.", "{x}, {y}, {z}\n{^x}\n{^y}\n{^z}", "'{x} {y} {z}' begins with {x} and ends with '{z}'.")
+
+
+def strange_word(rng: random.Random) -> str:
+    "A word that is in no dictionary, of one to four syllables."
+    return "".join(rng.choice(_ONSETS) + rng.choice("aaeeiioou") + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3, 3, 4))))
+
+
+def word_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
+    "Take any words, or strange ones: with quotation marks and without, with a capital letter, spelled."
+    x, y, z = (strange_word(rng) if rng.random() < 0.4 else rng.choice(enc.vocabulary) for _ in range(3))
+    row = dict(x=x, y=y, z=z, letters=", ".join(x), n=str(len(x)))
+    return _join(rng, [fill(w, row) for w in rng.sample(_WORD, rng.choice((1, 2, 3)))])
+
+
+def strange_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
+    "Tell a fact about things that do not exist in several wordings: nobody can know it, so it must be taken from the text."
+    if len(max(relation.rows[0].values(), key=len) if relation.rows else relation.generator) > 40: return word_document(rng, enc, relation)
+    row = relation.rows[0] if relation.rows else dict.fromkeys(re.findall(r"\{\^?(?:a )?(\w+)\}", " ".join(relation.wordings)), "x")
+    row = {key: " ".join(w.title() if cell[:1].isupper() else w for w in (strange_word(rng) for _ in cell.split()[:3])) for key, cell in row.items()}
+    return _join(rng, [fill(w, row) for w in [rng.choice(relation.names)] * (rng.random() < 0.5) + rng.sample(relation.wordings, rng.choice((2, 3, 4)))])
+
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.46, contrast_document: 0.30, interrupted_document: 0.04,
-                                  echo_document: 0.09, random_document: 0.05, prose_document: 0.06}
+MIXTURE: dict[Callable, float] = {entity_document: 0.38, contrast_document: 0.24, interrupted_document: 0.03, echo_document: 0.08,
+                                  word_document: 0.09, strange_document: 0.09, random_document: 0.04, prose_document: 0.05}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:

@@ -122,6 +122,8 @@ def pretrain(
             raise ValueError(f"{checkpoint}: was made from another text; use the same seed and data, or another directory")
     loss_of = lambda x, y: F.cross_entropy(model(x).flatten(0, 1), y)
     if compiled: loss_of = torch.compile(loss_of)
+    exact = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # else compiled code adds the gradients of `wte` in whatever order two threads come
     bar = tqdm(total=steps, initial=len(rows), disable=not progress, desc="pretraining", unit="step", mininterval=5)
     model.train()
     for step in range(len(rows), steps):
@@ -138,6 +140,7 @@ def pretrain(
         bar.update(); bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
             save_checkpoint(checkpoint, model, opts, {"rows": rows, "settings": settings, "read": digest(len(rows))})
+    torch.use_deterministic_algorithms(exact)
     model.eval()
     bar.close()
     return rows

@@ -932,10 +932,12 @@ def multiply(rng: Random, lexicon: dict) -> Row:
 
 @generator
 def unit_convert(rng: Random, lexicon: dict) -> Row:
-    """An amount in a unit, and the same in a smaller unit."""
+    """An amount in a unit, and the same in a smaller unit, or the other way about."""
     unit, small, factor = rng.choice(lexicon["units"])
     amount = rng.randint(2, rng.choice([20, 100, 200]))
-    return {"amount": str(amount), "unit": unit, "result": str(amount * int(factor)), "small": small, "factor": factor}
+    row = {"amount": str(amount), "unit": unit, "result": str(amount * int(factor)), "small": small}
+    if rng.random() < 0.4: row = {"amount": row["result"], "unit": small, "result": row["amount"], "small": unit}
+    return row
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-058
 @generator
