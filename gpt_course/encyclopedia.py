@@ -303,12 +303,18 @@ def word_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> 
     return _join(rng, [fill(w, row) for w in rng.sample(_WORD, rng.choice((1, 2, 3)))])
 
 
+def _strange_row(rng: random.Random, relation: Relation) -> dict[str, str]:
+    "A row of strange words: in each cell up to three, with capital letters where the relation's own rows have them."
+    row = relation.rows[0] if relation.rows else dict.fromkeys(re.findall(r"\{\^?(?:a )?(\w+)\}", " ".join(relation.wordings)), "x")
+    return {key: " ".join(w.title() if cell[:1].isupper() else w for w in (strange_word(rng) for _ in cell.split()[:3])) for key, cell in row.items()}
+
+
 def strange_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Tell a fact about things that do not exist in several wordings: nobody can know it, so it must be taken from the text."
-    if len(max(relation.rows[0].values(), key=len) if relation.rows else relation.generator) > 40: return word_document(rng, enc, relation)
-    row = relation.rows[0] if relation.rows else dict.fromkeys(re.findall(r"\{\^?(?:a )?(\w+)\}", " ".join(relation.wordings)), "x")
-    row = {key: " ".join(w.title() if cell[:1].isupper() else w for w in (strange_word(rng) for _ in cell.split()[:3])) for key, cell in row.items()}
-    return _join(rng, [fill(w, row) for w in [rng.choice(relation.names)] * (rng.random() < 0.5) + rng.sample(relation.wordings, rng.choice((2, 3, 4)))])
+    if relation.rows and max(map(len, relation.rows[0].values())) > 40: return word_document(rng, enc, relation)  # its rows are sentences
+    row = _strange_row(rng, relation)
+    named = [rng.choice(relation.names)] * (rng.random() < 0.5)
+    return _join(rng, [fill(w, row) for w in named + rng.sample(relation.wordings, rng.choice((2, 3, 4)))])
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
 MIXTURE: dict[Callable, float] = {entity_document: 0.38, contrast_document: 0.24, interrupted_document: 0.03, echo_document: 0.08,
