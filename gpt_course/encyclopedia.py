@@ -6,7 +6,7 @@
 from __future__ import annotations
 import argparse, hashlib, json, random, re, sys, zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from .dataset import ASSETS, split_records, write_atomic
@@ -16,8 +16,8 @@ from .sentences import GENERATORS, read_lexicon
 __all__ = ['FOCUS_ROWS', 'MIXTURE', 'ROWS_ASKED', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia',
            'spread', 'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
            'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'strange_word',
-           'word_document', 'strange_document', 'relation_weights', 'documents', 'make_records', 'Overlap', 'find_rows',
-           'overlap_report', 'data_card', 'main']
+           'word_document', 'strange_document', 'is_about_sentence', 'swap_words', 'some_row', 'relation_weights',
+           'documents', 'make_records', 'Overlap', 'find_rows', 'overlap_report', 'data_card', 'main']
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _tell(rng: random.Random, relation: Relation, row: dict, k: int, named: bool
 
 def entity_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Name one thing, then tell one to three facts about it."
-    row = draw_row(rng, relation, enc.lexicon)
+    row = some_row(rng, enc, relation)
     facts = list(enc.about.get((relation.subject, row[relation.subject]), ())) or [(relation, row)]
     others = [f for f in facts if f[0] is not relation]
     told = [(relation, row)] + rng.sample(others, min(len(others), rng.choice((0, 0, 1, 2))))
@@ -226,7 +226,7 @@ def entity_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -
 
 def contrast_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Name two to four things of one kind, then tell the fact of each, in order or not."
-    rows = [draw_row(rng, relation, enc.lexicon) for _ in range(rng.choice((2, 2, 3, 4)))]
+    rows = [some_row(rng, enc, relation) for _ in range(rng.choice((2, 2, 3, 4)))]
     wording = rng.choice([w for w in relation.wordings if "{" in w])
     same = rng.random() < 0.5  # the same wording for all, or one each
     out = [fill(rng.choice(relation.names), row) for row in rows] if rng.random() < 0.4 else []
@@ -238,7 +238,7 @@ def contrast_document(rng: random.Random, enc: Encyclopedia, relation: Relation)
 
 def interrupted_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Name a thing, talk of something else, come back and tell its fact."
-    row = draw_row(rng, relation, enc.lexicon)
+    row = some_row(rng, enc, relation)
     prose = re.split(r"(?<=[.!?]) ", rng.choice(enc.prose))
     start = rng.randrange(len(prose))
     aside = " ".join(prose[start : start + rng.choice((1, 1, 2))])
@@ -293,7 +293,7 @@ _WORD = ("The word '{x}' was on the board, and a child read it aloud: {x}.", "In
 
 def strange_word(rng: random.Random) -> str:
     "A word that is in no dictionary, of one to four syllables."
-    return "".join(rng.choice(_ONSETS) + rng.choice("aaeeiioou") + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3, 3, 4))))
+    return "".join(rng.choice(_ONSETS) + rng.choice("aaeeiioou") + rng.choice(_CODAS) for _ in range(rng.choice((1, 1, 2, 2, 2, 3, 4))))
 
 
 def word_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
@@ -311,14 +311,64 @@ def _strange_row(rng: random.Random, relation: Relation) -> dict[str, str]:
 
 def strange_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Tell a fact about things that do not exist in several wordings: nobody can know it, so it must be taken from the text."
-    if relation.rows and max(map(len, relation.rows[0].values())) > 40: return word_document(rng, enc, relation)  # its rows are sentences
-    row = _strange_row(rng, relation)
+    row = draw_row(rng, relation, enc.lexicon)
+    if is_about_sentence(relation, row): row = swap_words(rng, row, (), n=6)
+    elif relation.rows and max(map(len, row.values())) > 40: return word_document(rng, enc, relation)  # definitions and the like
+    else: row = _strange_row(rng, relation)
     named = [rng.choice(relation.names)] * (rng.random() < 0.5)
     return _join(rng, [fill(w, row) for w in named + rng.sample(relation.wordings, rng.choice((2, 3, 4)))])
 
+# %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-020-c
+_KEPT = frozenset("""that this these those with from into they them their there then than when what which while where were will would could
+should must have been being does done each ever every very more most many much some such same only once over under after before between because
+although since until unless about against along around during without within upon your yours mine ours hers whose whom also just even still
+always never often another other others both either neither nobody somebody everybody nothing something anything everything hour honest
+not and for but are was the has had did can may its his her him she you our out who why how one two""".split())
+_SENTENCES = re.compile(r"^sentences_|_sentences?$|_pairs$|_tenses$|^redundancy|^relative_clauses")  # names of relations
+_ENDINGS = re.compile(r"(s|ed|ing|ly|er|est)$")
+_FIXED = frozenset("""sentences_sort_alphabetically sentences_odd_one_out sentences_count_items sentences_classify_list sentences_simile_rewrite
+list_pairs similes_in_sentences sentiment_sentences""".split())  # true because of the words themselves: nothing may be swapped
+
+
+def is_about_sentence(relation: Relation, row: dict[str, str]) -> bool:
+    "Is the row's subject a sentence whose words may be swapped?"
+    return relation.name not in _FIXED and bool(_SENTENCES.search(relation.name)) and len(row[relation.subject].split()) > 2
+
+
+def swap_words(
+    rng: random.Random,
+    row: dict[str, str],
+    words: Sequence[str],  # to choose from, half of the time; the other half, strange words
+    n: int = 3,  # words swapped, at most
+) -> dict[str, str]:
+    "Other words for some that stand in all its sentences, the same in each: what is *done* to the sentence stays, its content is new."
+    cells = [set(re.findall(r"(?<![\w'])[a-z]{3,}(?![\w'])", cell.lower())) for cell in row.values()]
+    long = [c for c, cell in zip(cells, row.values()) if len(cell.split()) > 2]
+    shared = sorted(w for w, k in Counter(w for c in cells for w in c).items() if k > 1 and w not in _KEPT and all(w in c for c in long))
+    for word in rng.sample(shared, min(n, len(shared))):
+        stem = word[: max(3, len(word) - 2)]
+        arts = {a.lower() for cell in row.values() for a in re.findall(rf"(?i)\b(an?) {word}\b", cell)}
+        if len(arts) > 1 or any(w != word and w.startswith(stem) for c in cells for w in c): continue  # another form of it would stay as it is
+        end = _ENDINGS.search(word)
+        for _ in range(20):
+            new = strange_word(rng)
+            if words and not end and rng.random() < 0.5 and word not in row.values(): new = rng.choice(words)
+            new += end[0] if end else ""
+            if not arts or (new[0] in "aeio") == (arts == {"an"}): break
+        def put(m, new=new): return new.capitalize() if m[0][0].isupper() else new
+        row = {key: re.sub(rf"(?i)(?<![\w'])\b{word}\b(?![\w'])", put, cell) for key, cell in row.items()}
+    return row
+
+
+def some_row(rng: random.Random, enc: Encyclopedia, relation: Relation) -> dict[str, str]:
+    "A row for the text; of a sentence, every third time, with other words in it."
+    row = draw_row(rng, relation, enc.lexicon)
+    if not is_about_sentence(relation, row) or rng.random() > 0.35: return row
+    return swap_words(rng, row, enc.vocabulary)
+
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.38, contrast_document: 0.24, interrupted_document: 0.03, echo_document: 0.08,
-                                  word_document: 0.09, strange_document: 0.09, random_document: 0.04, prose_document: 0.05}
+MIXTURE: dict[Callable, float] = {entity_document: 0.38, contrast_document: 0.25, interrupted_document: 0.05, echo_document: 0.07,
+                                  word_document: 0.07, strange_document: 0.13, random_document: 0.03, prose_document: 0.02}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:

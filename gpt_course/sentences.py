@@ -356,6 +356,22 @@ def present_to_continuous(rng: Random, lexicon: dict) -> Row:
     clause = random_clause(rng, lexicon, pronouns=0.25)
     return {"before": statement(clause, "present"), "after": statement(clause, "continuous")}
 
+
+TENSES = {"past_continuous": ("{was}", "ing"), "future_continuous": ("will be", "ing"), "perfect": ("{has}", "participle"),
+          "past_perfect": ("had", "participle"), "future_perfect": ("will have", "participle"),
+          "perfect_continuous": ("{has} been", "ing"), "past_perfect_continuous": ("had been", "ing")}
+
+
+@generator
+def all_tenses(rng: Random, lexicon: dict) -> Row:
+    """A sentence in ten tenses."""
+    clause = random_clause(rng, lexicon, pronouns=0.25)
+    row = {tense: statement(clause, tense) for tense in ("present", "past", "future")}
+    for tense, (helping, form) in TENSES.items():
+        helping = helping.format(was=be(clause.subject, "past"), has="have" if clause.subject.plural else "has")
+        row[tense] = tell(clause.subject.text, helping, getattr(clause.verb, form), clause.object.text, clause.place)
+    return row
+
 # %% ../nbs/14_sentences.ipynb #14-sentences-028
 @generator
 def singular_to_plural(rng: Random, lexicon: dict) -> Row:
@@ -928,6 +944,13 @@ def multiply(rng: Random, lexicon: dict) -> Row:
     """Two numbers, and their product."""
     a, b = rng.randint(2, 12), rng.randint(2, rng.choice([12, 20]))
     return sum_row(a, b, a * b)
+
+
+@generator
+def rectangle(rng: Random, lexicon: dict) -> Row:
+    """The sides of a rectangle, its perimeter and its area."""
+    a, b = rng.randint(2, 12), rng.randint(2, 12)
+    return {"a": str(a), "b": str(b), "unit": rng.choice(["metres", "meters", "centimeters", "units"]), "perimeter": str(2 * (a + b)), "area": str(a * b)}
 
 
 @generator
