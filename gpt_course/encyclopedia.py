@@ -343,18 +343,17 @@ def swap_words(
 ) -> dict[str, str]:
     "Other words for some that stand in all its sentences, the same in each: what is *done* to the sentence stays, its content is new."
     cells = [set(re.findall(r"(?<![\w'])[a-z]{3,}(?![\w'])", cell.lower())) for cell in row.values()]
-    long = [c for c, cell in zip(cells, row.values()) if len(cell.split()) > 2]
-    shared = sorted(w for w, k in Counter(w for c in cells for w in c).items() if k > 1 and w not in _KEPT and all(w in c for c in long))
+    sentences = [c for c, cell in zip(cells, row.values()) if len(cell.split()) > 2]
+    shared = sorted(w for w, k in Counter(w for c in cells for w in c).items() if k > 1 and w not in _KEPT and all(w in s for s in sentences))
     for word in rng.sample(shared, min(n, len(shared))):
         stem = word[: max(3, len(word) - 2)]
         arts = {a.lower() for cell in row.values() for a in re.findall(rf"(?i)\b(an?) {word}\b", cell)}
         if len(arts) > 1 or any(w != word and w.startswith(stem) for c in cells for w in c): continue  # another form of it would stay as it is
-        end = _ENDINGS.search(word)
-        for _ in range(20):
-            new = strange_word(rng)
-            if words and not end and rng.random() < 0.5 and word not in row.values(): new = rng.choice(words)
-            new += end[0] if end else ""
-            if not arts or (new[0] in "aeio") == (arts == {"an"}): break
+        end, new = _ENDINGS.search(word), strange_word(rng)
+        if end: new += end[0]
+        elif words and rng.random() < 0.5 and word not in row.values(): new = rng.choice(words)
+        if arts == {"an"} and new[0].lower() not in "aeio": new = rng.choice("aeio") + new
+        if arts == {"a"} and new[0].lower() in "aeiouh": new = rng.choice("bdklmt") + new
         def put(m, new=new): return new.capitalize() if m[0][0].isupper() else new
         row = {key: re.sub(rf"(?i)(?<![\w'])\b{word}\b(?![\w'])", put, cell) for key, cell in row.items()}
     return row
