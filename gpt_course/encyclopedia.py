@@ -130,13 +130,14 @@ class Encyclopedia:
 
 
 def read_encyclopedia(
-    folder: str | Path = ASSETS / "encyclopedia",  # where the relation files are; the package's own by default
+    folder: str | Path | None = None,  # where the relation files are; `None`: the package's own
 ) -> Encyclopedia:
     "Read every relation, the prose and the lexicon in `folder`, in the order of file names."
-    files = sorted(Path(folder).glob("*.txt"))
+    folder = Path(folder or ASSETS / "encyclopedia")
+    files = sorted(folder.glob("*.txt"))
     relations = [read_relation(f) for f in files if not f.stem.startswith("prose_") and f.stem != "lexicon"]
     prose = [p.strip() for f in files if f.stem.startswith("prose_") for p in f.read_text("utf-8").split("\n\n") if p.strip()]
-    return Encyclopedia(relations, prose, read_lexicon(Path(folder) / "lexicon.txt"))
+    return Encyclopedia(relations, prose, read_lexicon(folder / "lexicon.txt"))
 
 
 FOCUS_ROWS = 16  # rows of a table that the shipped model has read often, and that `builtin` asks about, if its header says nothing else
