@@ -138,7 +138,7 @@ def run_finetune(
 
 # %% ../nbs/cli.ipynb #cli-010
 _STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%}td,th{padding:.35rem .6rem;border-bottom:1px solid #8886;text-align:left;vertical-align:top;overflow-wrap:anywhere}
+table{border-collapse:collapse;table-layout:fixed;width:100%}td,th{padding:.35rem .6rem;border-bottom:1px solid #8886;text-align:left;vertical-align:top;overflow-wrap:anywhere}
 td.n{font-variant-numeric:tabular-nums}td.a{white-space:pre-wrap}img{max-width:100%;background:#fff;border-radius:8px}
 .same{background:#2d7d4630}.wide{overflow-x:auto}small{opacity:.75}"""
 _NAMES = {"loss": "loss (nats per token)", "exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L", "end_rate": "answers that end by themselves",
