@@ -249,13 +249,18 @@ def finite(clause: Clause, tense: str) -> str:
     return simple.get(tense) or " ".join(auxiliary(clause, tense))
 
 
+COMPOUND = {"continuous": ("{be}", "{ing}"), "past_continuous": ("{was}", "{ing}"), "future_continuous": ("will", "be {ing}"),
+            "perfect": ("{has}", "{participle}"), "past_perfect": ("had", "{participle}"), "future_perfect": ("will", "have {participle}"),
+            "perfect_continuous": ("{has}", "been {ing}"), "past_perfect_continuous": ("had", "been {ing}")}
+
+
 def auxiliary(clause: Clause, tense: str) -> tuple[str, str]:
-    """The helping verb and the main verb, as questions and negatives need them."""
+    """The helping verb and the rest of the verb, as questions and negatives need them."""
     subject, verb = clause.subject, clause.verb
-    if tense == "continuous":
-        return be(subject), verb.ing
-    if tense == "perfect":
-        return ("have" if subject.plural else "has"), verb.participle
+    if tense in COMPOUND:
+        words = {"be": be(subject), "was": be(subject, "past"), "has": "have" if subject.plural else "has", **verb._asdict()}
+        helping, main = COMPOUND[tense]
+        return helping.format(**words), main.format(**words)
     helping = {"past": "did", "future": "will"}.get(tense) or ("do" if subject.plural else "does")
     return helping, verb.base
 
@@ -357,20 +362,11 @@ def present_to_continuous(rng: Random, lexicon: dict) -> Row:
     return {"before": statement(clause, "present"), "after": statement(clause, "continuous")}
 
 
-TENSES = {"past_continuous": ("{was}", "ing"), "future_continuous": ("will be", "ing"), "perfect": ("{has}", "participle"),
-          "past_perfect": ("had", "participle"), "future_perfect": ("will have", "participle"),
-          "perfect_continuous": ("{has} been", "ing"), "past_perfect_continuous": ("had been", "ing")}
-
-
 @generator
 def all_tenses(rng: Random, lexicon: dict) -> Row:
-    """A sentence in the present, and in seven tenses that no other generator has: so none tells what another keeps out of the text."""
+    """A sentence in the present and in seven other tenses. None of these pairs is another generator's, which might keep it out of the text."""
     clause = random_clause(rng, lexicon, pronouns=0.25)
-    row = {"present": statement(clause, "present")}
-    for tense, (helping, form) in TENSES.items():
-        helping = helping.format(was=be(clause.subject, "past"), has="have" if clause.subject.plural else "has")
-        row[tense] = tell(clause.subject.text, helping, getattr(clause.verb, form), clause.object.text, clause.place)
-    return row
+    return {tense: statement(clause, tense) for tense in ("present", *COMPOUND) if tense != "continuous"}
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-028
 @generator
