@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from .dataset import ASSETS, split_records, write_atomic
-from .sentences import GENERATORS, read_lexicon
+from .sentences import GENERATORS, read_found, read_lexicon
 
 # %% auto #0
 __all__ = ['FOCUS_ROWS', 'MIXTURE', 'ROWS_ASKED', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia',
            'spread', 'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
            'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'strange_word',
-           'word_document', 'strange_document', 'is_about_sentence', 'swap_words', 'some_row', 'relation_weights',
-           'documents', 'make_records', 'Overlap', 'find_rows', 'overlap_report', 'data_card', 'main']
+           'word_document', 'misspell', 'example_document', 'strange_document', 'is_about_sentence', 'swap_words',
+           'swapped_row', 'some_row', 'relation_weights', 'documents', 'make_records', 'Overlap', 'find_rows',
+           'overlap_report', 'data_card', 'main']
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006
 @dataclass(frozen=True)
@@ -135,9 +136,10 @@ def read_encyclopedia(
     "Read every relation, the prose and the lexicon in `folder`, in the order of file names."
     folder = Path(folder or ASSETS / "encyclopedia")
     files = sorted(folder.glob("*.txt"))
-    relations = [read_relation(f) for f in files if not f.stem.startswith("prose_") and f.stem != "lexicon"]
+    relations = [read_relation(f) for f in files if not f.stem.startswith("prose_") and f.stem not in ("lexicon", "wordnet_sentences")]
     prose = [p.strip() for f in files if f.stem.startswith("prose_") for p in f.read_text("utf-8").split("\n\n") if p.strip()]
-    return Encyclopedia(relations, prose, read_lexicon(folder / "lexicon.txt"))
+    found = folder / "wordnet_sentences.txt"
+    return Encyclopedia(relations, prose, read_lexicon(folder / "lexicon.txt") | (read_found(found) if found.exists() else {}))
 
 
 FOCUS_ROWS = 16  # rows of a table that the shipped model has read often, and that `builtin` asks about, if its header says nothing else
@@ -219,18 +221,18 @@ def entity_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -
     told = [(relation, row)] + rng.sample(others, min(len(others), rng.choice((0, 0, 1, 2))))
     rng.shuffle(told)
     rel, r = rng.choice(told)
-    out = [fill(rng.choice(rel.names), r)] if rng.random() < 0.6 else []
+    out = [fill(rng.choice(rel.names), r)] if rng.random() < 0.4 else []
     for i, (rel, r) in enumerate(told):
-        out += _tell(rng, rel, r, rng.choice((1, 1, 2, 3)), named=bool(out) and len(told) == 1)
+        out += _tell(rng, rel, r, rng.choice((1, 1, 1, 2)), named=bool(out) and len(told) == 1)
     return _join(rng, out)
 
 
 def contrast_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
-    "Name two to four things of one kind, then tell the fact of each, in order or not."
-    rows = [some_row(rng, enc, relation) for _ in range(rng.choice((2, 2, 3, 4)))]
+    "Tell the fact of two to five things of one kind; sometimes all are named before, in order or not."
+    rows = [some_row(rng, enc, relation) for _ in range(rng.choice((2, 3, 4, 5)))]
     wording = rng.choice([w for w in relation.wordings if "{" in w])
     same = rng.random() < 0.5  # the same wording for all, or one each
-    out = [fill(rng.choice(relation.names), row) for row in rows] if rng.random() < 0.4 else []
+    out = [fill(rng.choice(relation.names), row) for row in rows] if rng.random() < 0.15 else []
     if rng.random() < 0.4: rng.shuffle(rows)
     for row in rows:
         out += [fill(wording, row)] if same else _tell(rng, relation, row, 1, named=False)
@@ -271,9 +273,9 @@ def echo_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> 
 
 
 def random_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
-    "Two to five facts that have nothing to do with each other."
-    relations = [relation] + [rng.choice(enc.relations) for _ in range(rng.choice((1, 2, 3, 4)))]
-    return _join(rng, [s for r in relations for s in _tell(rng, r, draw_row(rng, r, enc.lexicon), 1, named=False)])
+    "Three to six facts that have nothing to do with each other, each told once: more facts in as many tokens than any other document has."
+    relations = [relation] + rng.choices(enc.relations, relation_weights(enc), k=rng.choice((2, 3, 4, 5)))
+    return _join(rng, [s for r in relations for s in _tell(rng, r, some_row(rng, enc, r), 1, named=False)])
 
 
 def prose_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
@@ -304,17 +306,47 @@ def word_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> 
     return _join(rng, [fill(w, row) for w in rng.sample(_WORD, rng.choice((1, 2, 3)))])
 
 
+_EXAMPLE = ("{s}", "{s}", "The word '{w}' can be used like this: {s}", "A sentence with the word '{w}' is: {s}", "'{s}' is a sentence with the word '{w}'.",
+            "{s}\nWith '{x}' instead of '{w}' it says: {r}", "In the sentence '{s}' somebody changed '{w}' to '{x}'. Now it says: {r}",
+            "{s} Without the word '{w}' this is: {o}", "{b}\n{s}", "'{b}' needs a capital letter and a mark at its end: {s}", "Written correctly, '{b}' is: {s}",
+            "In '{t}' the word '{y}' is misspelled. It should be '{w}': {s}", "{t} The correct spelling is '{w}', not '{y}'. {s}", "{t}\n{s}",
+            "The sentence '{s}' has {n} words. The first is '{first}' and the last is '{last}'.", "In '{s}', the word before '{v}' is '{w}'.",
+            "{s} {s2}\nThe same as one sentence: {b1}, and {b2}.", "{b1}, and {b2}.\nThe same as two sentences: {s} {s2}",
+            "Somebody said, '{s}' Somebody else answered, '{s2}'", "The text '{s} {s2}' has two sentences. The second is '{s2}'", "{s}\n{s2}")
+
+
+def misspell(rng: random.Random, word: str) -> str:
+    "The word with one slip of the pen: a letter lost, doubled, exchanged with the next or taken for another."
+    i = rng.randrange(1, len(word) - 1)
+    return rng.choice((word[:i] + word[i + 1 :], word[:i] + word[i] + word[i:], word[: i - 1] + word[i] + word[i - 1] + word[i + 1 :] if i > 1 else word[:i] + word[i + 1 :],
+                       word[:i] + rng.choice("aeiou" if word[i] in "aeiou" else "bcdfglmnprst") + word[i + 1 :]))
+
+
+def example_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
+    "A sentence that somebody wrote, and what one can say about any sentence, or do to it, without understanding it."
+    s, s2 = rng.sample(enc.lexicon["examples"], 2) if enc.lexicon.get("examples") else ("The sun is out.", "The snow melts.")
+    bare = [x[:-1] if x.startswith("I ") else x[0].lower() + x[1:-1] for x in (s, s2)]
+    tokens = s[:-1].split()
+    at = rng.choice([i for i, t in enumerate(tokens) if i and re.fullmatch("[a-z]{4,}", t)] or [len(tokens) - 1])
+    w, x = tokens[at], strange_word(rng) if rng.random() < 0.3 else rng.choice(enc.vocabulary)
+    y = misspell(rng, w) if len(w) > 3 else w[:1]
+    def put(new): return " ".join(tokens[:at] + ([new] if new else []) + tokens[at + 1 :]) + s[-1]
+    row = dict(s=s, s2=s2, b=bare[0].lower() if rng.random() < 0.5 else bare[0], b1=s[:-1], b2=bare[1], w=w, x=x, r=put(x), o=put(""), t=put(y), y=y,
+               n=str(len(tokens)), first=tokens[0], last=tokens[-1], v=tokens[at + 1] if at + 1 < len(tokens) else w)
+    return _join(rng, [fill(rng.choice([e for e in _EXAMPLE if "{v}" not in e] if row["v"] == w else _EXAMPLE), row)])
+
+
 def _strange_row(rng: random.Random, relation: Relation) -> dict[str, str]:
     "A row of strange words: in each cell up to three, with capital letters where the relation's own rows have them."
-    row = relation.rows[0] if relation.rows else dict.fromkeys(re.findall(r"\{\^?(?:a )?(\w+)\}", " ".join(relation.wordings)), "x")
-    return {key: " ".join(w.title() if cell[:1].isupper() else w for w in (strange_word(rng) for _ in cell.split()[:3])) for key, cell in row.items()}
+    return {key: " ".join(w.title() if cell[:1].isupper() else w for w in (strange_word(rng) for _ in cell.split()[:3]))
+            for key, cell in relation.rows[0].items()}
 
 
 def strange_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Tell a fact about things that do not exist in several wordings: nobody can know it, so it must be taken from the text."
     row = draw_row(rng, relation, enc.lexicon)
-    if is_about_sentence(relation, row): row = swap_words(rng, row, (), n=6)
-    elif relation.rows and max(map(len, row.values())) > 40: return word_document(rng, enc, relation)  # definitions and the like
+    if is_about_sentence(relation, row): row = swapped_row(rng, relation, row, (), n=6)
+    elif not relation.rows or max(map(len, row.values())) > 40: return example_document(rng, enc, relation)  # sums, sorted lists; definitions
     else: row = _strange_row(rng, relation)
     named = [rng.choice(relation.names)] * (rng.random() < 0.5)
     return _join(rng, [fill(w, row) for w in named + rng.sample(relation.wordings, rng.choice((2, 3, 4)))])
@@ -360,15 +392,21 @@ def swap_words(
     return row
 
 
+def swapped_row(rng: random.Random, relation: Relation, row: dict[str, str], words: Sequence[str], n: int = 3) -> dict[str, str]:
+    "`swap_words`, unless that makes a row that is kept out of the text."
+    new = swap_words(rng, row, words, n)
+    return row if is_reserved(relation, new) else new
+
+
 def some_row(rng: random.Random, enc: Encyclopedia, relation: Relation) -> dict[str, str]:
-    "A row for the text; of a sentence, every third time, with other words in it."
+    "A row for the text; of a sentence, every fifth time, with other words in it."
     row = draw_row(rng, relation, enc.lexicon)
-    if not is_about_sentence(relation, row) or rng.random() > 0.35: return row
-    return swap_words(rng, row, enc.vocabulary)
+    if not is_about_sentence(relation, row) or rng.random() > 0.2: return row
+    return swapped_row(rng, relation, row, enc.vocabulary)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.38, contrast_document: 0.25, interrupted_document: 0.05, echo_document: 0.07,
-                                  word_document: 0.07, strange_document: 0.13, random_document: 0.03, prose_document: 0.02}
+MIXTURE: dict[Callable, float] = {entity_document: 0.15, contrast_document: 0.18, random_document: 0.19, interrupted_document: 0.02, echo_document: 0.05,
+                                  word_document: 0.05, strange_document: 0.07, example_document: 0.28, prose_document: 0.01}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
@@ -398,7 +436,8 @@ def _fact(row: dict[str, str]) -> frozenset[str]:
 
 def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) -> list[dict[str, str]]:
     "Up to `n` rows of `relation`, no two of which tell the same fact, forwards or backwards."
-    rows = list(relation.rows) or [draw_row(rng, relation, lexicon, held_out=True) for _ in range(3 * n)]
+    made = {k: v for k, v in lexicon.items() if k != "clauses"}  # records about sentences are made from the word lists alone
+    rows = list(relation.rows) or [draw_row(rng, relation, made, held_out=True) for _ in range(3 * n)]
     rng.shuffle(rows)
     seen, out = set(), []
     for row in rows:

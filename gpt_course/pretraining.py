@@ -39,15 +39,16 @@ def encode_documents(
 def orthogonalise(
     matrices: torch.Tensor,  # float32 (N, rows, columns)
     steps: int = 5,
-) -> torch.Tensor:  # the same shape: singular vectors kept, singular values all about 1
+    dtype: torch.dtype = torch.float32,  # bfloat16 is exact enough, and faster on processors that have instructions for it
+) -> torch.Tensor:  # float32, the same shape: singular vectors kept, singular values all about 1
     "The nearest orthogonal matrices, roughly: a polynomial that pushes every singular value towards 1, `steps` times (Newton-Schulz)."
-    X = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no singular value is above 1
+    X = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)  # now no singular value is above 1
     if tall := X.shape[1] > X.shape[2]: X = X.mT.contiguous()
     for _ in range(steps):
         A = X @ X.mT
         B = torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315)
         X = torch.baddbmm(X, B, X, beta=3.4445)  # 3.4445 X - 4.7750 XX'X + 2.0315 XX'XX'X: coefficients of Jordan et al.
-    return X.mT if tall else X
+    return (X.mT if tall else X).float()
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-008-c
 class Muon(torch.optim.Optimizer):
@@ -58,8 +59,9 @@ class Muon(torch.optim.Optimizer):
         lr: float = 2e-3,  # steps as large as AdamW's with the same rate (Liu et al. 2025, arXiv 2502.16982)
         weight_decay: float = 0.1,
         momentum: float = 0.95,
+        bf16: bool = False,  # orthogonalise in bfloat16
     ):
-        super().__init__(list(params), dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        super().__init__(list(params), dict(lr=lr, weight_decay=weight_decay, momentum=momentum, bf16=bf16))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -70,7 +72,7 @@ class Muon(torch.optim.Optimizer):
                 for p in ps:
                     if not self.state[p]: self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                     p.grad.lerp_(self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"]), group["momentum"])  # Nesterov
-                for p, update in zip(ps, orthogonalise(torch.stack([p.grad for p in ps]))):
+                for p, update in zip(ps, orthogonalise(torch.stack([p.grad for p in ps]), dtype=torch.bfloat16 if group["bf16"] else torch.float32)):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
@@ -81,7 +83,7 @@ def lr_at(step: int, steps: int, lr: float, warmup: int, decay: int) -> float:
     return lr * min(1.0, (steps - step) / max(decay, 1))
 
 
-def make_optimizers(model: GPT, lr: float, muon: bool, weight_decay: float = 0.1) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: GPT, lr: float, muon: bool, weight_decay: float = 0.1, bf16: bool = False) -> list[torch.optim.Optimizer]:
     "AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest."
     matrices = [p for n, p in model.named_parameters() if n.startswith("h.") and p.ndim == 2]
     tables = [p for n, p in model.named_parameters() if not n.startswith("h.") and p.ndim == 2]
@@ -89,7 +91,7 @@ def make_optimizers(model: GPT, lr: float, muon: bool, weight_decay: float = 0.1
     adam = [dict(params=tables, weight_decay=0.0), dict(params=vectors, weight_decay=0.0)]
     if not muon: adam.append(dict(params=matrices, weight_decay=weight_decay))
     out = [torch.optim.AdamW(adam, lr=lr, betas=(0.9, 0.95), fused=True)]
-    if muon: out.append(Muon(matrices, lr, weight_decay))
+    if muon: out.append(Muon(matrices, lr, weight_decay, bf16=bf16))
     return out
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-012
@@ -103,24 +105,27 @@ def pretrain(
     decay: int = 0,  # steps at the end in which the learning rate falls to 0
     muon: bool = True,
     compiled: bool = False,  # `torch.compile`: a quarter faster, but needs a C++ compiler
+    bf16: bool = False,  # matrix products in bfloat16: faster on processors that have instructions for it, see `bf16_fault`
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 250,
     progress: bool = True,
 ) -> list[dict]:  # a row per step: step, tokens_seen, loss, lr
     "Next-token prediction over `ids`, in order; goes on from `checkpoint` if that exists."
-    T, opts = model.config.n_positions, make_optimizers(model, lr, muon)
+    T, opts = model.config.n_positions, make_optimizers(model, lr, muon, bf16=bf16)
     span, rows = batch_size * T, []
     if steps * span + 1 > len(ids): raise ValueError(f"{len(ids):,} tokens are too few for {steps} steps of {span}; need {steps * span + 1:,}")
-    settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, compiled=compiled)  # steps and decay may change
+    settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, compiled=compiled, bf16=bf16)  # steps and decay may change
     digest = lambda n: hashlib.sha256(ids[: n * span].tobytes()).hexdigest()
     if checkpoint and Path(checkpoint).exists():
         state = load_checkpoint(checkpoint, model, opts)
         rows = state["rows"]
-        if (old := state.get("settings", settings)) != settings:
+        if (old := {"bf16": False} | state.get("settings", settings)) != settings:
             raise ValueError(f"{checkpoint}: was made with {old}, now {settings}; resume with the same, or choose another directory")
         if state.get("read") not in (None, digest(len(rows))):
             raise ValueError(f"{checkpoint}: was made from another text; use the same seed and data, or another directory")
-    loss_of = lambda x, y: F.cross_entropy(model(x).flatten(0, 1), y)
+    def loss_of(x, y):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16): logits = model(x)
+        return F.cross_entropy(logits.float().flatten(0, 1), y)
     if compiled: loss_of = torch.compile(loss_of)
     exact = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # else compiled code adds the gradients of `wte` in whatever order two threads come
@@ -173,6 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--focus-rows", type=int, default=FOCUS_ROWS, help="rows of each table in the smaller world; 0: the whole world")
     p.add_argument("--compiled", action="store_true", help="with torch.compile: faster, needs a C++ compiler")
+    p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the processor has instructions for it")
     a = p.parse_args(argv)
     out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
@@ -180,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     print(f"{len(ids):,} tokens, sha256 {digest}", flush=True)
     model = load_pretrained(a.start)[0] if a.start else init_weights(GPT(TINY), a.seed)
-    rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, a.warmup, a.decay, compiled=a.compiled, checkpoint=out / "checkpoint.safetensors")
+    rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, a.warmup, a.decay, compiled=a.compiled, bf16=a.bf16, checkpoint=out / "checkpoint.safetensors")
     save_pretrained(model, out / "tiny", torch.float16)
     part = {k: v for k, v in vars(a).items() if k not in ("out", "start")} | {
         "tokens": len(ids), "text_sha256": digest, "parameters": count_parameters(model), "torch": torch.__version__}

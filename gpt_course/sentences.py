@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 # %% auto #0
 __all__ = ['Row', 'Maker', 'GENERATORS', 'NUMBER_WORDS', 'OBJECT_FORM', 'POSSESSIVE', 'NOT_SHORT', 'AFTER_PRONOUN', 'SMALL_WORDS',
-           'SINGULAR_PRONOUNS', 'read_lexicon']
+           'SINGULAR_PRONOUNS', 'read_lexicon', 'read_found']
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-008
 Row = dict[str, str]
@@ -19,7 +19,7 @@ Maker = Callable[[Random, dict], Row]
 GENERATORS: dict[str, Maker] = {}
 
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten".split()
-OBJECT_FORM = {"he": "him", "she": "her", "they": "them"}
+OBJECT_FORM = {"he": "him", "she": "her", "they": "them", "I": "me", "we": "us", "it": "it", "you": "you"}
 POSSESSIVE = {"he": "his", "she": "her", "they": "their"}
 NOT_SHORT = {"do": "don't", "does": "doesn't", "did": "didn't", "will": "won't", "is": "isn't", "are": "aren't",
              "was": "wasn't", "were": "weren't", "has": "hasn't", "have": "haven't"}
@@ -102,6 +102,16 @@ def read_lexicon(path) -> dict:
     lexicon["groups"] = {name: cell_list(words) for name, words in lexicon["categories"]}
     lexicon["overlap_index"] = {name: cell_list(others) for name, others in lexicon["overlaps"]}
     return lexicon
+
+
+def read_found(path) -> dict:
+    """Sentences that others wrote: `clauses`, taken apart so that the generators can use them, and whole `examples`."""
+    found = read_sections(path)
+    phrase = lambda text, of: Phrase(text, re.search(r"(^(these|those|two|three|many|several|all) |[^sui]s$|people$|children$)", text) is not None, of)
+    clauses = [Clause(Phrase(text, plural == "1", pronoun), Verb(*verb, [], [], [], "never"),
+                      NOTHING if thing == "-" else phrase(thing, "it"), "" if rest == "-" else rest, "")
+               for text, plural, pronoun, *verb, thing, rest in found["clauses"]]
+    return {"clauses": clauses, "examples": [row[0] for row in found["examples"]]}
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-015
 def one_cell(rng: Random, lexicon: dict, section: str) -> str:
@@ -221,6 +231,16 @@ def random_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool =
     return Clause(subject, verb, thing, place, "")
 
 
+def some_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool = False, pronouns: float = 0.0) -> Clause:
+    """A clause made from the word lists or, half of the time where there are any, one that somebody wrote."""
+    if not lexicon.get("clauses") or rng.random() < 0.5:
+        return random_clause(rng, lexicon, objects, once, pronouns)
+    clause = rng.choice(lexicon["clauses"])
+    while (objects == "needed" and not clause.object.text) or (not pronouns and clause.subject.text in ("I", "you", "we")):
+        clause = rng.choice(lexicon["clauses"])
+    return clause
+
+
 def with_time(rng: Random, lexicon: dict, clause: Clause, tense: str) -> Clause:
     """The clause with a time that fits; tense is past, future or habit (for what is done again and again)."""
     often = clause.verb.often
@@ -285,9 +305,9 @@ def question(clause: Clause, tense: str) -> str:
 # %% ../nbs/14_sentences.ipynb #14-sentences-023
 def two_tenses(rng: Random, lexicon: dict, first: str, second: str) -> Row:
     """A row with one clause in two tenses; verbs such as 'read', alike in both, are left out."""
-    clause = random_clause(rng, lexicon, pronouns=0.25)
+    clause = some_clause(rng, lexicon, pronouns=0.25)
     while clause.verb.base == clause.verb.past:
-        clause = random_clause(rng, lexicon, pronouns=0.25)
+        clause = some_clause(rng, lexicon, pronouns=0.25)
     clause = some_time(rng, lexicon, clause, "habit")
     return {"before": statement(clause, first), "after": statement(clause, second)}
 
@@ -301,11 +321,11 @@ def turned(row: Row) -> Row:
 def active_to_passive(rng: Random, lexicon: dict) -> Row:
     """An active sentence and its passive, present or past."""
     tense = rng.choice(["present", "past"])
-    clause = random_clause(rng, lexicon, "needed", once=tense == "past")
+    clause = some_clause(rng, lexicon, "needed", once=tense == "past", pronouns=0.25)
     if not clause.place:
         clause = some_time(rng, lexicon, clause, "past" if tense == "past" else "habit")
-    passive = tell(clause.object.text, be(clause.object, tense), clause.verb.participle, "by", clause.subject.text,
-                   clause.place, clause.time)
+    subject = OBJECT_FORM.get(clause.subject.text, clause.subject.text)
+    passive = tell(clause.object.text, be(clause.object, tense), clause.verb.participle, "by", subject, clause.place, clause.time)
     return {"before": statement(clause, tense), "after": passive}
 
 
@@ -318,7 +338,7 @@ def passive_to_active(rng: Random, lexicon: dict) -> Row:
 def tense_and_clause(rng: Random, lexicon: dict, tenses: list[str], pronouns: float = 0.0) -> tuple[str, Clause]:
     """A random tense, and a clause with a time that fits it."""
     tense = rng.choice(tenses)
-    clause = random_clause(rng, lexicon, once=tense == "past", pronouns=pronouns)
+    clause = some_clause(rng, lexicon, once=tense == "past", pronouns=pronouns)
     if tense in ("continuous", "perfect"):
         return tense, clause
     return tense, some_time(rng, lexicon, clause, "habit" if tense == "present" else tense)
@@ -358,14 +378,14 @@ def present_to_future(rng: Random, lexicon: dict) -> Row:
 @generator
 def present_to_continuous(rng: Random, lexicon: dict) -> Row:
     """A present sentence told as going on now."""
-    clause = random_clause(rng, lexicon, pronouns=0.25)
+    clause = some_clause(rng, lexicon, pronouns=0.25)
     return {"before": statement(clause, "present"), "after": statement(clause, "continuous")}
 
 
 @generator
 def all_tenses(rng: Random, lexicon: dict) -> Row:
     """A sentence in the present and in seven other tenses. None of these pairs is another generator's, which might keep it out of the text."""
-    clause = random_clause(rng, lexicon, pronouns=0.25)
+    clause = some_clause(rng, lexicon, pronouns=0.25)
     return {tense: statement(clause, tense) for tense in ("present", *COMPOUND) if tense != "continuous"}
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-028
@@ -397,8 +417,8 @@ def positive_to_negative(rng: Random, lexicon: dict) -> Row:
 
 @generator
 def pronoun_for_noun(rng: Random, lexicon: dict) -> Row:
-    """A sentence with its subject replaced by a pronoun."""
-    tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future"])
+    """A sentence with its subject replaced by a pronoun; of found clauses nobody knows whether 'the batter' is he or she."""
+    tense, clause = tense_and_clause(rng, lexicon | {"clauses": []}, ["present", "past", "future"])
     spoken = clause._replace(subject=clause.subject._replace(text=clause.subject.pronoun))
     return {"before": statement(clause, tense), "after": statement(spoken, tense)}
 
@@ -406,7 +426,7 @@ def pronoun_for_noun(rng: Random, lexicon: dict) -> Row:
 @generator
 def question_tag(rng: Random, lexicon: dict) -> Row:
     """A statement, and the same with a question tag."""
-    tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future", "continuous"])
+    tense, clause = tense_and_clause(rng, lexicon | {"clauses": []}, ["present", "past", "future", "continuous"])
     helping, _ = auxiliary(clause, tense)
     denied = rng.random() < 0.35
     before = negative(clause, tense, short=True) if denied else statement(clause, tense)
@@ -464,7 +484,7 @@ def wrong_past(base: str) -> str:
 
 def error_agreement(rng: Random, lexicon: dict) -> tuple[str, str]:
     """'He go' for 'he goes', or the other way round."""
-    clause = some_time(rng, lexicon, random_clause(rng, lexicon, pronouns=0.4), "habit")
+    clause = some_time(rng, lexicon, some_clause(rng, lexicon, pronouns=0.4), "habit")
     verb = clause.verb
     wrong = clause._replace(verb=verb._replace(base=verb.third, third=verb.base))
     return statement(wrong, "present"), statement(clause, "present")
@@ -777,7 +797,7 @@ def subject_of_sentence(rng: Random, lexicon: dict) -> Row:
 def object_of_sentence(rng: Random, lexicon: dict) -> Row:
     """A sentence, and its object."""
     tense = rng.choice(["present", "past", "future"])
-    clause = random_clause(rng, lexicon, "needed", once=tense == "past", pronouns=0.15)
+    clause = some_clause(rng, lexicon, "needed", once=tense == "past", pronouns=0.15)
     return {"before": statement(clause, tense), "answer": clause.object.text}
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-048
