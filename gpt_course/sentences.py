@@ -103,16 +103,6 @@ def read_lexicon(path) -> dict:
     lexicon["overlap_index"] = {name: cell_list(others) for name, others in lexicon["overlaps"]}
     return lexicon
 
-
-def read_found(path) -> dict:
-    """Sentences that others wrote: `clauses`, taken apart so that the generators can use them, and whole `examples`."""
-    found = read_sections(path)
-    phrase = lambda text, of: Phrase(text, re.search(r"(^(these|those|two|three|many|several|all) |[^sui]s$|people$|children$)", text) is not None, of)
-    clauses = [Clause(Phrase(text, plural == "1", pronoun), Verb(*verb, [], [], [], "never"),
-                      NOTHING if thing == "-" else phrase(thing, "it"), "" if rest == "-" else rest, "")
-               for text, plural, pronoun, *verb, thing, rest in found["clauses"]]
-    return {"clauses": clauses, "examples": [row[0] for row in found["examples"]]}
-
 # %% ../nbs/14_sentences.ipynb #14-sentences-015
 def one_cell(rng: Random, lexicon: dict, section: str) -> str:
     """The first cell of a random row of a section."""
@@ -231,16 +221,6 @@ def random_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool =
     return Clause(subject, verb, thing, place, "")
 
 
-def some_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool = False, pronouns: float = 0.0) -> Clause:
-    """A clause made from the word lists or, half of the time where there are any, one that somebody wrote."""
-    if not lexicon.get("clauses") or rng.random() < 0.5:
-        return random_clause(rng, lexicon, objects, once, pronouns)
-    clause = rng.choice(lexicon["clauses"])
-    while (objects == "needed" and not clause.object.text) or (not pronouns and clause.subject.text in ("I", "you", "we")):
-        clause = rng.choice(lexicon["clauses"])
-    return clause
-
-
 def with_time(rng: Random, lexicon: dict, clause: Clause, tense: str) -> Clause:
     """The clause with a time that fits; tense is past, future or habit (for what is done again and again)."""
     often = clause.verb.often
@@ -315,6 +295,26 @@ def two_tenses(rng: Random, lexicon: dict, first: str, second: str) -> Row:
 def turned(row: Row) -> Row:
     """The row with before and after exchanged."""
     return {**row, "before": row["after"], "after": row["before"]}
+
+# %% ../nbs/14_sentences.ipynb #14-sentences-024-b
+def read_found(path) -> dict:
+    """Sentences that others wrote: `clauses`, taken apart so that the generators can use them, and whole `examples`."""
+    found = read_sections(path)
+    many = re.compile(r"^(these|those|two|three|many|several|all) |[^sui]s$|people$|children$")
+    clauses = [Clause(Phrase(text, plural == "1", pronoun), Verb(*verb, [], [], [], "never"),
+                      NOTHING if thing == "-" else Phrase(thing, bool(many.search(thing)), "it"), "" if rest == "-" else rest, "")
+               for text, plural, pronoun, *verb, thing, rest in found["clauses"]]
+    return {"clauses": clauses, "examples": [row[0] for row in found["examples"]]}
+
+# %% ../nbs/14_sentences.ipynb #14-sentences-024-c
+def some_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool = False, pronouns: float = 0.0) -> Clause:
+    """A clause made from the word lists or, half of the time where there are any, one that somebody wrote."""
+    if not lexicon.get("clauses") or rng.random() < 0.5:
+        return random_clause(rng, lexicon, objects, once, pronouns)
+    clause = rng.choice(lexicon["clauses"])
+    while (objects == "needed" and not clause.object.text) or (not pronouns and clause.subject.text in ("I", "you", "we")):
+        clause = rng.choice(lexicon["clauses"])
+    return clause
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-026
 @generator
