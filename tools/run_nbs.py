@@ -3,7 +3,7 @@
     python tools/run_nbs.py                     all of nbs/*.ipynb, in the order of their names
     python tools/run_nbs.py nbs/02_batching.ipynb nbs/03_loaders.ipynb
 
-Cells that tests skip (`#| eval: false`, NBVAL_SKIP) are not run and keep what they show.
+Cells that tests skip (`#| eval: false`, or the tag nbval-skip) are not run and keep what they show.
 A notebook is written when all of it ran; at the first error nothing of it is, and the rest waits.
 """
 import argparse, json, os, re, sys, time
@@ -12,7 +12,7 @@ from pathlib import Path
 from kernel_env import set_kernel_env
 
 ROOT = Path(__file__).resolve().parent.parent
-SKIP = re.compile(r'^\s*#\s*(\|\s*eval:\s*false|NBVAL_SKIP)\s*$', re.M | re.I)
+SKIP = re.compile(r'^\s*#\s*\|\s*eval:\s*false\s*$', re.M | re.I)
 SKIP_EXEC = re.compile(r'^\s*-?\s*skip_exec:\s*true\s*$', re.M | re.I)
 WIDGETS = 'application/vnd.jupyter.widget-state+json'
 
