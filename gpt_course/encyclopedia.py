@@ -36,6 +36,7 @@ class Relation:
     focus: int = 0  # rows kept in the smaller world, see `limit_rows`; 0: as many as it takes by default
     often: float = 1.0  # drawn so much more often than its number of rows says
     asked: bool = True  # does `builtin` ask about it?
+    swap: bool = False  # are its rows about sentences that stay right with other words in them? See `swap_words`
 
 
 def read_relation(
@@ -66,13 +67,13 @@ def read_relation(
                     head.get("rows", ""), head["source"], *_read_measures(path, head))
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006-b
-def _read_measures(path: Path, head: dict) -> tuple[int, float, bool]:
+def _read_measures(path: Path, head: dict) -> tuple[int, float, bool, bool]:
     try:
-        focus = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0))
-        return focus, float(head.get("often", 1)), {"yes": True, "no": False}[head.get("asked", "yes")]
+        focus, yes = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0)), {"yes": True, "no": False}
+        return focus, float(head.get("often", 1)), yes[head.get("asked", "yes")], yes[head.get("swap", "no")]
     except (ValueError, KeyError):
-        raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}, asked: {head.get('asked')!r}; "
-                         "need a number of rows or `all`, a factor, and `yes` or `no`") from None
+        raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}, asked: {head.get('asked')!r}, "
+                         f"swap: {head.get('swap')!r}; need a number of rows or `all`, a factor, `yes` or `no`, and `yes` or `no`") from None
 
 
 def _read_task(path: Path, n: int, line: str) -> tuple[str, str, str]:
@@ -357,15 +358,12 @@ should must have been being does done each ever every very more most many much s
 although since until unless about against along around during without within upon your yours mine ours hers whose whom also just even still
 always never often another other others both either neither nobody somebody everybody nothing something anything everything hour honest
 not and for but are was the has had did can may its his her him she you our out who why how one two""".split())
-_SENTENCES = re.compile(r"^sentences_|_sentences?$|_pairs$|_tenses$|^redundancy|^relative_clauses")  # names of relations
 _ENDINGS = re.compile(r"(s|ed|ing|ly|er|est)$")
-_FIXED = frozenset("""sentences_sort_alphabetically sentences_odd_one_out sentences_count_items sentences_classify_list sentences_simile_rewrite
-list_pairs similes_in_sentences sentiment_sentences""".split())  # true because of the words themselves: nothing may be swapped
 
 
 def is_about_sentence(relation: Relation, row: dict[str, str]) -> bool:
     "Is the row's subject a sentence whose words may be swapped?"
-    return relation.name not in _FIXED and bool(_SENTENCES.search(relation.name)) and len(row[relation.subject].split()) > 2
+    return relation.swap and len(row[relation.subject].split()) > 2
 
 
 def swap_words(
