@@ -98,20 +98,21 @@ def test_faults_name_file_and_line(tmp_path):
         with pytest.raises(ValueError, match=contains): read_relation(tmp_path / "capitals.txt")
 
 
-@pytest.mark.parametrize("line", ["focus: x", "focus: 2.5", "often: much", "asked: perhaps"])
+@pytest.mark.parametrize("line", ["focus: x", "focus: 2.5", "often: much", "asked: perhaps", "swap: maybe"])
 def test_faults_of_the_header_name_file_and_field(tmp_path, line):
-    good = re.sub(r"(?m)^(focus|often|asked):.*\n", "", (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"))
+    good = re.sub(r"(?m)^(focus|often|asked|swap):.*\n", "", (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"))
     (tmp_path / "capitals.txt").write_text(f"{line}\n{good}")
     key, value = line.split(": ")
     with pytest.raises(ValueError, match=rf"capitals.txt: header has .*{key}: '{value}'"): read_relation(tmp_path / "capitals.txt")
 
 
-@pytest.mark.parametrize("line, found", [("focus: 7", (7, 1.0, True)), ("focus: all", (10**6, 1.0, True)), ("often: 0.5", (0, 0.5, True)), ("asked: no", (0, 1.0, False))])
+@pytest.mark.parametrize("line, found", [("focus: 7", (7, 1.0, True, False)), ("focus: all", (10**6, 1.0, True, False)), ("often: 0.5", (0, 0.5, True, False)),
+                                         ("asked: no", (0, 1.0, False, False)), ("swap: yes", (0, 1.0, True, True))])
 def test_the_header_says_how_much_is_read(tmp_path, line, found):
-    good = re.sub(r"(?m)^(focus|often|asked):.*\n", "", (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"))
+    good = re.sub(r"(?m)^(focus|often|asked|swap):.*\n", "", (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"))
     (tmp_path / "capitals.txt").write_text(f"{line}\n{good}")
     relation = read_relation(tmp_path / "capitals.txt")
-    assert (relation.focus, relation.often, relation.asked) == found
+    assert (relation.focus, relation.often, relation.asked, relation.swap) == found
 
 
 # --- the text ---
