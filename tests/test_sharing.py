@@ -48,9 +48,15 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def ours(tiny):
-    "The course's greedy answers as (ids, ended): 24 tokens at most."
+    "The course's greedy answers as (ids, ended, lead): 24 tokens at most; `lead` is the smallest one of a chosen token over the next best, in logits."
     model, tokenizer = tiny
-    return [(g.ids, g.ended) for g in generate(model, encode_prompts(RECORDS, tokenizer, 256), 24, tokenizer.eot_token)]
+    prompts, out = encode_prompts(RECORDS, tokenizer, 256), []
+    for prompt, g in zip(prompts, generate(model, prompts, 24, tokenizer.eot_token)):
+        with torch.no_grad(): logits = model(torch.tensor([prompt + g.ids]))[0, len(prompt) - 1 :]
+        best = logits[: len(g.ids) + g.ended].topk(2).values
+        out.append((g.ids, g.ended, (best[:, 0] - best[:, 1]).min().item()))
+    assert sum(lead > 0.02 for *_, lead in out) >= 0.7 * len(out)  # a tie is decided by rounding; there must be enough without
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +137,12 @@ def test_transformers_gives_the_same_ids_logits_and_answers(tiny, ours, stranger
     (model, tokenizer), (their_tokenizer, their_model) = tiny, stranger
     assert not their_model.training and their_model.dtype == torch.float32
     prompts = encode_prompts(RECORDS, tokenizer, 256)
-    for record, prompt, (ids, ended) in zip(RECORDS, prompts, ours):
+    for record, prompt, (ids, ended, lead) in zip(RECORDS, prompts, ours):
         inputs = their_tokenizer.apply_chat_template(as_messages(record), add_generation_prompt=True, return_tensors="pt", return_dict=True)
         assert inputs["input_ids"][0].tolist() == prompt
         assert (their_model(**inputs).logits - model(torch.tensor([prompt]))).abs().max() < 1e-3
         out = their_model.generate(**inputs, max_new_tokens=24)[0, len(prompt):].tolist()
-        assert out == ids + [tokenizer.eot_token] * ended
+        if lead > 1e-3: assert out == ids + [tokenizer.eot_token] * ended
 
 
 @torch.no_grad()
@@ -145,8 +151,8 @@ def test_a_padded_batch_gives_the_same_answers(ours, stranger):
     inputs = tokenizer([render_prompt(r) for r in RECORDS[:6]], padding=True, return_tensors="pt")
     assert (inputs["attention_mask"] == 0).any()
     out = model.generate(**inputs, max_new_tokens=24)[:, inputs["input_ids"].shape[1]:]
-    for row, (ids, ended) in zip(out.tolist(), ours):
-        assert row[:len(ids)] == ids and set(row[len(ids):]) <= {tokenizer.eos_token_id}
+    for row, (ids, ended, lead) in zip(out.tolist(), ours):
+        if lead > 1e-3: assert row[:len(ids)] == ids and set(row[len(ids):]) <= {tokenizer.eos_token_id}
 
 
 def test_generation_stops_by_the_exported_settings(tmp_path):
@@ -230,7 +236,8 @@ def test_llama_cpp_gives_the_same_ids_prompts_and_answers(tiny, ours, tmp_path, 
     for text in texts(60 if dtype == "f32" else 0):
         assert post(server, "/tokenize", {"content": text, "add_special": True})["tokens"] == tokenizer.encode_ordinary(text), repr(text)
     for r in RECORDS + HOSTILE: assert post(server, "/apply-template", {"messages": as_messages(r)})["prompt"] == render_prompt(r)
-    for record, (ids, ended) in zip(RECORDS, ours):
+    for record, (ids, ended, lead) in zip(RECORDS, ours):
+        if lead < 0.02: continue  # its cache holds 16-bit floats
         choice = server.handle_chat_completions({"messages": as_messages(record), "max_tokens": 24})["choices"][0]
         assert choice["message"]["content"].strip() == tokenizer.decode(ids).strip()
         assert choice["finish_reason"] == ("stop" if ended else "length")
