@@ -51,7 +51,7 @@ def senses(folder):
 
 
 def common(text, least):
-    "Are all words of the text common ones (Zipf frequency, the tenth power of occurrences in a thousand million words)?"
+    "Are all words of the text common ones (Zipf frequency: the logarithm, to base 10, of occurrences in a thousand million words)?"
     return all(zipf_frequency(w, 'en') >= least for w in re.findall(r"[A-Za-z]+", text))
 
 
