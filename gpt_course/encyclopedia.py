@@ -62,8 +62,8 @@ def read_relation(
         if columns and (unknown := {m[3] for m in _SLOT.finditer(line)} - columns):
             raise ValueError(f"{path.name}, line {n}: no column {', '.join(sorted(unknown))}; columns are {', '.join(sorted(columns))}")
     tasks = [_read_task(path, n, line) for n, line in parts["tasks"]]
-    return Relation(path.stem, head["title"], head["subject"], tuple(l.strip() for _, l in parts["names"]),
-                    tuple(l.strip() for _, l in parts["wordings"]), tuple(tasks), _read_table(path, head, parts["table"]),
+    lines = lambda name: tuple(l.strip().replace("\\n", "\n") for _, l in parts[name])
+    return Relation(path.stem, head["title"], head["subject"], lines("names"), lines("wordings"), tuple(tasks), _read_table(path, head, parts["table"]),
                     head.get("rows", ""), head["source"], *_read_measures(path, head))
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006-b
@@ -117,14 +117,19 @@ class Encyclopedia:
     relations: list[Relation]
     prose: list[str]  # paragraphs
     lexicon: dict  # word lists of the sentence generators
-    generated_as: int = 32  # a sentence relation is drawn as often as a table of so many rows
+    generated_as: int = 38  # a sentence relation is drawn as often as a table of so many rows
     about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)  # (subject column, subject) to facts
     vocabulary: list[str] = field(init=False)  # every word of tables, lexicon and prose once, in alphabetical order
+    sentences: list[str] = field(init=False)  # plain ones, found or from the prose, that can be joined to others
 
     def __post_init__(self):
         cells = [cell for r in self.relations for row in r.rows for cell in row.values()]
         cells += [cell for rows in self.lexicon.values() if isinstance(rows, list) for row in rows if isinstance(row, list) for cell in row]
         self.vocabulary = sorted(set(re.findall(r"[^\W\d_]{2,}", " ".join(cells + self.prose))))
+        known, plain = set(self.vocabulary), re.compile(r"[A-Z][\w ,'-]*[.!?]")
+        whole = self.lexicon.get("examples", []) + [s for p in self.prose for s in re.split(r"(?<=[.!?])\s+", p)
+                                                    if 4 <= len(w := s.split()) <= 16 and plain.fullmatch(s) and (w[0] == "I" or w[0].lower() in known)]
+        self.sentences = list(dict.fromkeys(whole))
         self.about = {}
         for relation in self.relations:
             for row in relation.rows:
@@ -341,7 +346,7 @@ def misspell(rng: random.Random, word: str) -> str:
 
 def example_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "A sentence that somebody wrote, and what one can say about any sentence, or do to it, without understanding it."
-    s, s2 = rng.sample(enc.lexicon["examples"], 2) if enc.lexicon.get("examples") else ("The sun is out.", "The snow melts.")
+    s, s2 = rng.sample(enc.sentences, 2) if len(enc.sentences) > 1 else ("The sun is out.", "The snow melts.")
     bare = [x[:-1] if x.startswith("I ") else x[0].lower() + x[1:-1] for x in (s, s2)]
     tokens = s[:-1].split()
     at = rng.choice([i for i, t in enumerate(tokens) if i and re.fullmatch("[a-z]{4,}", t)] or [len(tokens) - 1])
@@ -403,8 +408,8 @@ def some_row(rng: random.Random, enc: Encyclopedia, relation: Relation) -> dict[
     return swapped_row(rng, relation, row, enc.vocabulary)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.15, contrast_document: 0.18, random_document: 0.19, interrupted_document: 0.02, echo_document: 0.05,
-                                  word_document: 0.05, strange_document: 0.07, example_document: 0.28, prose_document: 0.01}
+MIXTURE: dict[Callable, float] = {entity_document: 0.15, contrast_document: 0.17, random_document: 0.20, interrupted_document: 0.02, echo_document: 0.05,
+                                  word_document: 0.06, strange_document: 0.11, example_document: 0.13, prose_document: 0.11}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
