@@ -62,8 +62,8 @@ def read_relation(
         if columns and (unknown := {m[3] for m in _SLOT.finditer(line)} - columns):
             raise ValueError(f"{path.name}, line {n}: no column {', '.join(sorted(unknown))}; columns are {', '.join(sorted(columns))}")
     tasks = [_read_task(path, n, line) for n, line in parts["tasks"]]
-    return Relation(path.stem, head["title"], head["subject"], tuple(l.strip() for _, l in parts["names"]),
-                    tuple(l.strip() for _, l in parts["wordings"]), tuple(tasks), _read_table(path, head, parts["table"]),
+    lines = lambda name: tuple(l.strip().replace("\\n", "\n") for _, l in parts[name])
+    return Relation(path.stem, head["title"], head["subject"], lines("names"), lines("wordings"), tuple(tasks), _read_table(path, head, parts["table"]),
                     head.get("rows", ""), head["source"], *_read_measures(path, head))
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006-b
@@ -117,14 +117,19 @@ class Encyclopedia:
     relations: list[Relation]
     prose: list[str]  # paragraphs
     lexicon: dict  # word lists of the sentence generators
-    generated_as: int = 32  # a sentence relation is drawn as often as a table of so many rows
+    generated_as: int = 38  # a sentence relation is drawn as often as a table of so many rows
     about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)  # (subject column, subject) to facts
     vocabulary: list[str] = field(init=False)  # every word of tables, lexicon and prose once, in alphabetical order
+    sentences: list[str] = field(init=False)  # plain ones, found or from the prose, that can be joined to others
 
     def __post_init__(self):
         cells = [cell for r in self.relations for row in r.rows for cell in row.values()]
         cells += [cell for rows in self.lexicon.values() if isinstance(rows, list) for row in rows if isinstance(row, list) for cell in row]
         self.vocabulary = sorted(set(re.findall(r"[^\W\d_]{2,}", " ".join(cells + self.prose))))
+        known, plain = set(self.vocabulary), re.compile(r"[A-Z][\w ,'-]*[.!?]")
+        whole = self.lexicon.get("examples", []) + [s for p in self.prose for s in re.split(r"(?<=[.!?])\s+", p)
+                                                    if 4 <= len(w := s.split()) <= 16 and plain.fullmatch(s) and (w[0] == "I" or w[0].lower() in known)]
+        self.sentences = list(dict.fromkeys(whole))
         self.about = {}
         for relation in self.relations:
             for row in relation.rows:
@@ -302,23 +307,23 @@ def strange_word(rng: random.Random) -> str:
 
 def word_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Take any words, or strange ones: with quotation marks and without, with a capital letter, spelled."
-    x, y, z = (strange_word(rng) if rng.random() < 0.4 else rng.choice(enc.vocabulary) for _ in range(3))
+    x, y, z = (strange_word(rng) if rng.random() < 0.1 else rng.choice(enc.vocabulary) for _ in range(3))
     row = dict(x=x, y=y, z=z, letters=", ".join(x), n=str(len(x)))
     return _join(rng, [fill(w, row) for w in rng.sample(_WORD, rng.choice((1, 2, 3)))])
 
 
-def _strange_row(rng: random.Random, relation: Relation) -> dict[str, str]:
-    "A row of strange words: in each cell up to three, with capital letters where the relation's own rows have them."
-    return {key: " ".join(w.title() if cell[:1].isupper() else w for w in (strange_word(rng) for _ in cell.split()[:3]))
+def _strange_row(rng: random.Random, relation: Relation, words: Sequence[str]) -> dict[str, str]:
+    "A row of words that do not belong together: in each cell up to three, with capital letters where the relation's own rows have them."
+    return {key: " ".join(w.title() if cell[:1].isupper() else w for w in (rng.choice(words) if words else strange_word(rng) for _ in cell.split()[:3]))
             for key, cell in relation.rows[0].items()}
 
 
 def strange_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Tell a fact about things that do not exist in several wordings: nobody can know it, so it must be taken from the text."
-    row = draw_row(rng, relation, enc.lexicon)
-    if is_about_sentence(relation, row): row = swapped_row(rng, relation, row, (), n=6)
+    row, words = draw_row(rng, relation, enc.lexicon), () if rng.random() < 0.2 else enc.vocabulary
+    if is_about_sentence(relation, row): row = swapped_row(rng, relation, row, words, n=6)
     elif not relation.rows or max(map(len, row.values())) > 40: return example_document(rng, enc, relation)  # sums, sorted lists; definitions
-    else: row = _strange_row(rng, relation)
+    else: row = _strange_row(rng, relation, words)
     named = [rng.choice(relation.names)] * (rng.random() < 0.5)
     return _join(rng, [fill(w, row) for w in named + rng.sample(relation.wordings, rng.choice((2, 3, 4)))])
 
@@ -341,11 +346,11 @@ def misspell(rng: random.Random, word: str) -> str:
 
 def example_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "A sentence that somebody wrote, and what one can say about any sentence, or do to it, without understanding it."
-    s, s2 = rng.sample(enc.lexicon["examples"], 2) if enc.lexicon.get("examples") else ("The sun is out.", "The snow melts.")
+    s, s2 = rng.sample(enc.sentences, 2) if len(enc.sentences) > 1 else ("The sun is out.", "The snow melts.")
     bare = [x[:-1] if x.startswith("I ") else x[0].lower() + x[1:-1] for x in (s, s2)]
     tokens = s[:-1].split()
     at = rng.choice([i for i, t in enumerate(tokens) if i and re.fullmatch("[a-z]{4,}", t)] or [len(tokens) - 1])
-    w, x = tokens[at], strange_word(rng) if rng.random() < 0.3 else rng.choice(enc.vocabulary)
+    w, x = tokens[at], strange_word(rng) if rng.random() < 0.05 else rng.choice(enc.vocabulary)
     y = misspell(rng, w) if len(w) > 3 else w[:1]
     def put(new): return " ".join(tokens[:at] + ([new] if new else []) + tokens[at + 1 :]) + s[-1]
     row = dict(s=s, s2=s2, b=bare[0].lower() if rng.random() < 0.5 else bare[0], b1=s[:-1], b2=bare[1], w=w, x=x, r=put(x), o=put(""), t=put(y), y=y,
@@ -369,7 +374,7 @@ def is_about_sentence(relation: Relation, row: dict[str, str]) -> bool:
 def swap_words(
     rng: random.Random,
     row: dict[str, str],
-    words: Sequence[str],  # to choose from, half of the time; the other half, strange words
+    words: Sequence[str],  # to choose from, nine times in ten; else, strange words
     n: int = 3,  # words swapped, at most
 ) -> dict[str, str]:
     "Other words for some that stand in all its sentences, the same in each: what is *done* to the sentence stays, its content is new."
@@ -382,7 +387,7 @@ def swap_words(
         if len(arts) > 1 or any(w != word and w.startswith(stem) for c in cells for w in c): continue  # another form of it would stay as it is
         end, new = _ENDINGS.search(word), strange_word(rng)
         if end: new += end[0]
-        elif words and rng.random() < 0.5 and word not in row.values(): new = rng.choice(words)
+        elif words and rng.random() < 0.9 and word not in row.values(): new = rng.choice(words)
         if arts == {"an"} and new[0].lower() not in "aeio": new = rng.choice("aeio") + new
         if arts == {"a"} and new[0].lower() in "aeiouh": new = rng.choice("bdklmt") + new
         def put(m, new=new): return new.capitalize() if m[0][0].isupper() else new
@@ -403,8 +408,8 @@ def some_row(rng: random.Random, enc: Encyclopedia, relation: Relation) -> dict[
     return swapped_row(rng, relation, row, enc.vocabulary)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.15, contrast_document: 0.18, random_document: 0.19, interrupted_document: 0.02, echo_document: 0.05,
-                                  word_document: 0.05, strange_document: 0.07, example_document: 0.28, prose_document: 0.01}
+MIXTURE: dict[Callable, float] = {entity_document: 0.17, contrast_document: 0.19, random_document: 0.24, interrupted_document: 0.02, echo_document: 0.04,
+                                  word_document: 0.04, strange_document: 0.07, example_document: 0.14, prose_document: 0.09}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
@@ -533,7 +538,7 @@ Licence: MIT, like the rest of the project.
 
 ## How it was made
 
-By code, from tables and sentence generators that were written for this project: `python -m gpt_course.encyclopedia --write` makes the records and this card again. The same code writes the text that `tiny` was pretrained on. No record was copied from another data set.
+By code, from tables and sentence generators that were written for this project (the later tables, which are told and not asked about, by a large language model): `python -m gpt_course.encyclopedia --write` makes the records and this card again. The same code writes the text that `tiny` was pretrained on. No record was copied from another data set.
 
 Parts, by file order: {train:,} training, {test:,} test, {val:,} validation records (85, 10 and 5 percent).
 
@@ -550,7 +555,7 @@ A row is asked about in one part only. The facts of tables are told in the pretr
 ## Known limits
 
 - One answer counts as right. A country has one neighbour here, a word one synonym; another true answer scores 0.
-- The facts were written from general knowledge, not checked against a reference work one by one. Some are simplified, some will be wrong or grow old.
+- The facts were written from general knowledge, many by a large language model, not checked against a reference work one by one. Some are simplified, some will be wrong or grow old.
 - The style is uniform: few wordings for a question, short answers, no doubt, no opinion, no dialogue, nothing to refuse.
 - A model that scores well here can do these kinds of task, and nothing follows for others.
 

@@ -886,6 +886,16 @@ def sort_numbers(rng: Random, lexicon: dict) -> Row:
 
 
 @generator
+def number_series(rng: Random, lexicon: dict) -> Row:
+    """Numbers that rise or fall by the same step, and the next three."""
+    step, n = rng.choice([-10, -5, -4, -3, -2, 2, 2, 3, 3, 4, 5, 6, 7, 10, 10]), rng.randint(3, 5)
+    start = rng.randint(1, 30) - min(0, step * (n + 3))
+    numbers = [str(start + i * step) for i in range(n + 3)]
+    before, after = ", ".join(numbers[:n]), ", ".join(numbers[n:])
+    return {"before": before, "next": numbers[n], "after": after, "step": str(abs(step)), "done": "added" if step > 0 else "taken away"}
+
+
+@generator
 def count_items(rng: Random, lexicon: dict) -> Row:
     """A list, and how many words are in it."""
     _, words = random_group(rng, lexicon, 2, 8)
@@ -916,6 +926,20 @@ def classify_list(rng: Random, lexicon: dict) -> Row:
     """Three words, and the name of their group."""
     name, words = random_group(rng, lexicon, 3, 3)
     return {"before": join_and(words), "answer": name}
+
+
+@generator
+def sort_into_groups(rng: Random, lexicon: dict) -> Row:
+    """Three to five words of two or three groups, and the same sorted into their groups."""
+    names = rng.sample(list(lexicon["groups"]), rng.choice([2, 3, 3]))
+    while not all(apart(lexicon, a, b) for a in names for b in names if a != b):
+        names = rng.sample(list(lexicon["groups"]), len(names))
+    sizes = [1, 1, 1] if len(names) == 3 and rng.random() < 0.6 else [rng.randint(1, 2) for _ in names]
+    sorted_ = [rng.sample(lexicon["groups"][name], size) for name, size in zip(names, sizes)]
+    words = [word for group in sorted_ for word in group]
+    rng.shuffle(words)
+    groups = [f"{capital(name)}: {', '.join(map(capital, group))}" for name, group in zip(names, sorted_)]
+    return {"before": ", ".join(words), "all": join_and(words), "groups": join_and(names), "lines": "\n".join(groups), "row": "; ".join(groups)}
 
 
 @generator
@@ -967,6 +991,13 @@ def rectangle(rng: Random, lexicon: dict) -> Row:
     """The sides of a rectangle, its perimeter and its area."""
     a, b = rng.randint(2, 12), rng.randint(2, 12)
     return {"a": str(a), "b": str(b), "unit": rng.choice(["metres", "meters", "centimeters", "units"]), "perimeter": str(2 * (a + b)), "area": str(a * b)}
+
+
+@generator
+def temperature(rng: Random, lexicon: dict) -> Row:
+    """A temperature in degrees Celsius, a multiple of five, and in degrees Fahrenheit."""
+    celsius = 5 * rng.randint(-4, 40)
+    return {"celsius": str(celsius), "fahrenheit": str(celsius * 9 // 5 + 32)}
 
 
 @generator
