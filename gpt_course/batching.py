@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 import tiktoken
 import torch
 from .dataset import ASSETS, render_prompt
@@ -22,17 +23,21 @@ _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 
 @lru_cache(maxsize=8)
 def load_tokenizer(
-    vocab_size: int = GPT2_VOCAB_SIZE,  # V: number of ids, the end token included; 257 to 50257
+    vocab_size: int | None = None,  # V: number of ids, the end token included; 257 at least; `None`: the whole table
+    table: str | Path = ASSETS / "gpt2.tiktoken",  # one token a line, the frequent pairs first, as tiktoken writes it
 ) -> tiktoken.Encoding:  # `eot_token` is the end token's id, V - 1
-    "GPT-2's byte-pair encoding, offline, cut to its first `vocab_size - 1` entries."
-    if not 257 <= vocab_size <= GPT2_VOCAB_SIZE:
-        raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {GPT2_VOCAB_SIZE} (all of GPT-2)")
+    "GPT-2's byte-pair encoding, or another of the same kind, offline, cut to the first `vocab_size - 1` entries of its table."
+    table = Path(table)
+    lines = table.read_bytes().splitlines()
+    V = len(lines) + 1 if vocab_size is None else vocab_size
+    if not 257 <= V <= len(lines) + 1:
+        raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {table.name})")
     ranks = {}
-    for line in (ASSETS / "gpt2.tiktoken").read_bytes().splitlines()[: vocab_size - 1]:
+    for line in lines[: V - 1]:
         piece, rank = line.split()
         ranks[base64.b64decode(piece)] = int(rank)
-    return tiktoken.Encoding(f"gpt2-{vocab_size}", pat_str=_PATTERN, mergeable_ranks=ranks,
-                             special_tokens={"<|endoftext|>": vocab_size - 1}, explicit_n_vocab=vocab_size)
+    return tiktoken.Encoding(f"{table.stem}-{V}", pat_str=_PATTERN, mergeable_ranks=ranks,
+                             special_tokens={"<|endoftext|>": V - 1}, explicit_n_vocab=V)
 
 # %% ../nbs/02_batching.ipynb #02-batching-012
 Example = tuple[list[int], list[int]]  # (prompt_ids, response_ids), no end token yet

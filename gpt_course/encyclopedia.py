@@ -117,7 +117,7 @@ class Encyclopedia:
     relations: list[Relation]
     prose: list[str]  # paragraphs
     lexicon: dict  # word lists of the sentence generators
-    generated_as: int = 38  # a sentence relation is drawn as often as a table of so many rows
+    generated_as: int = 75  # a sentence relation is drawn as often as a table of so many rows
     about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)  # (subject column, subject) to facts
     vocabulary: list[str] = field(init=False)  # every word of tables, lexicon and prose once, in alphabetical order
     sentences: list[str] = field(init=False)  # plain ones, found or from the prose, that can be joined to others
@@ -408,8 +408,8 @@ def some_row(rng: random.Random, enc: Encyclopedia, relation: Relation) -> dict[
     return swapped_row(rng, relation, row, enc.vocabulary)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.17, contrast_document: 0.19, random_document: 0.24, interrupted_document: 0.02, echo_document: 0.04,
-                                  word_document: 0.04, strange_document: 0.07, example_document: 0.14, prose_document: 0.09}
+MIXTURE: dict[Callable, float] = {entity_document: 0.16, contrast_document: 0.19, random_document: 0.23, interrupted_document: 0.02, echo_document: 0.04,
+                                  word_document: 0.03, strange_document: 0.07, example_document: 0.14, prose_document: 0.12}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:

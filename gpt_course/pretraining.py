@@ -5,20 +5,22 @@
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-003
 from __future__ import annotations
 import argparse, csv, hashlib, json, math, re, time
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from .batching import load_tokenizer
-from .dataset import write_atomic
+from .dataset import ASSETS, write_atomic
 from .encyclopedia import FOCUS_ROWS, Encyclopedia, documents, limit_rows, read_encyclopedia
 from .finetuning import load_checkpoint, save_checkpoint
 from .model import GPT, GPTConfig, count_parameters, init_weights
 from .pretrained import load_pretrained, save_pretrained
 
 # %% auto #0
-__all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'make_text', 'main']
+__all__ = ['TINY', 'VOCABULARY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain',
+           'carry_over', 'make_text', 'main']
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-006
 def encode_documents(
@@ -151,7 +153,24 @@ def pretrain(
     return rows
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-018
-TINY = GPTConfig(vocab_size=4096, n_positions=256, n_embd=256, n_layer=8, n_head=8)
+TINY = GPTConfig(vocab_size=5632, n_positions=256, n_embd=256, n_layer=8, n_head=8)
+VOCABULARY = ASSETS / "tiny" / "tiny.tiktoken"  # byte pairs of its own text, made by tools/tiny_vocabulary.py
+
+
+def carry_over(
+    model: GPT,
+    old,  # the tokenizer that `model` was trained with
+    new,  # the one that it is to use from now on
+) -> GPT:  # another model: its `wte` has a row for each token of `new`, all else is the same
+    "Change the vocabulary of a trained model: what is a token in both keeps its row of `wte`, a new token begins as the mean of its old pieces."
+    def in_old(piece: bytes) -> list[int]:
+        try: return old.encode_ordinary(piece.decode())
+        except UnicodeDecodeError: return [old.encode_single_token(bytes([b])) for b in piece]  # part of a character
+    wte = model.wte.weight.detach()
+    rows = [wte[in_old(new.decode_single_token_bytes(i))].mean(0) for i in range(new.n_vocab - 1)] + [wte[old.eot_token]]
+    out = GPT(replace(model.config, vocab_size=new.n_vocab))
+    out.load_state_dict(model.state_dict() | {"wte.weight": torch.stack(rows)})
+    return out
 
 
 def make_text(
@@ -180,14 +199,17 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--compiled", action="store_true", help="with torch.compile: faster, needs a C++ compiler")
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the processor has instructions for it")
     a = p.parse_args(argv)
-    out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
+    out, tokenizer = Path(a.out), load_tokenizer(table=VOCABULARY)
     out.mkdir(parents=True, exist_ok=True)
     ids = make_text(read_encyclopedia(), tokenizer, a.steps * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows)
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     print(f"{len(ids):,} tokens, sha256 {digest}", flush=True)
-    model = load_pretrained(a.start)[0] if a.start else init_weights(GPT(TINY), a.seed)
+    model = init_weights(GPT(TINY), a.seed)
+    if a.start:
+        model, old = load_pretrained(a.start)
+        if old.token_byte_values() != tokenizer.token_byte_values(): model = carry_over(model, old, tokenizer)
     rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, a.warmup, a.decay, compiled=a.compiled, bf16=a.bf16, checkpoint=out / "checkpoint.safetensors")
-    save_pretrained(model, out / "tiny", torch.float16)
+    save_pretrained(model, out / "tiny", torch.float16, tokenizer)
     part = {k: v for k, v in vars(a).items() if k not in ("out", "start")} | {
         "tokens": len(ids), "text_sha256": digest, "parameters": count_parameters(model), "torch": torch.__version__}
     _write_log(out / "tiny", a.start, part, rows)
