@@ -13,31 +13,30 @@ import torch
 from .dataset import ASSETS, render_prompt
 
 # %% auto #0
-__all__ = ['GPT2_VOCAB_SIZE', 'Example', 'load_tokenizer', 'encode_record', 'collate_examples', 'LengthReport', 'length_report',
-           'fit_examples']
+__all__ = ['GPT2_VOCAB_SIZE', 'TINY_VOCAB_SIZE', 'Example', 'load_tokenizer', 'encode_record', 'collate_examples', 'LengthReport',
+           'length_report', 'fit_examples']
 
 # %% ../nbs/02_batching.ipynb #02-batching-007
-GPT2_VOCAB_SIZE = 50257
+GPT2_VOCAB_SIZE, TINY_VOCAB_SIZE = 50257, 5632
 _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""  # GPT-2's own, openai/gpt-2 src/encoder.py
 
 
 @lru_cache(maxsize=8)
 def load_tokenizer(
-    vocab_size: int | None = None,  # V: number of ids, the end token included; 257 at least; `None`: the whole table
-    table: str | Path = ASSETS / "gpt2.tiktoken",  # one token a line, the frequent pairs first, as tiktoken writes it
+    vocab_size: int = GPT2_VOCAB_SIZE,  # V: number of ids, the end token included; 257 to 50257
+    table: str | Path | None = None,  # file of tokens; `None`: that of `tiny` if V is 5632, else GPT-2's
 ) -> tiktoken.Encoding:  # `eot_token` is the end token's id, V - 1
-    "GPT-2's byte-pair encoding, or another of the same kind, offline, cut to the first `vocab_size - 1` entries of its table."
-    table = Path(table)
+    "Byte-pair encoding as in GPT-2, offline: the first `vocab_size - 1` tokens of a table, and the end token."
+    table = Path(table or ASSETS / ("tiny/vocabulary.tiktoken" if vocab_size == TINY_VOCAB_SIZE else "gpt2.tiktoken"))
     lines = table.read_bytes().splitlines()
-    V = len(lines) + 1 if vocab_size is None else vocab_size
-    if not 257 <= V <= len(lines) + 1:
+    if not 257 <= vocab_size <= len(lines) + 1:
         raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {table.name})")
     ranks = {}
-    for line in lines[: V - 1]:
+    for line in lines[: vocab_size - 1]:
         piece, rank = line.split()
         ranks[base64.b64decode(piece)] = int(rank)
-    return tiktoken.Encoding(f"{table.stem}-{V}", pat_str=_PATTERN, mergeable_ranks=ranks,
-                             special_tokens={"<|endoftext|>": V - 1}, explicit_n_vocab=V)
+    return tiktoken.Encoding(f"{table.stem}-{vocab_size}", pat_str=_PATTERN, mergeable_ranks=ranks,
+                             special_tokens={"<|endoftext|>": vocab_size - 1}, explicit_n_vocab=vocab_size)
 
 # %% ../nbs/02_batching.ipynb #02-batching-012
 Example = tuple[list[int], list[int]]  # (prompt_ids, response_ids), no end token yet

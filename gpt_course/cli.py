@@ -47,14 +47,14 @@ def _versions() -> dict[str, str]:
             "machine": platform.machine(), "system": platform.system(), "torch_threads": torch.get_num_threads()}
 
 # %% ../nbs/cli.ipynb #cli-008
-def _answer_and_score(model, tokenizer, records: list[dict], loader, max_new_tokens: int, note: str) -> tuple[list, dict]:
+def _answer_and_score(model, tokenizer, records: list[dict], loader, max_new_tokens: int, note: str, samples: int = 1) -> tuple[list, dict]:
     "Answers to the test records, and their scores with the loss and the seconds it took."
-    from gpt_course.evaluation import score_responses
+    from gpt_course.evaluation import respond_by_consensus, score_responses
     from gpt_course.finetuning import evaluate_loss
     from gpt_course.responses import respond
     print(f"answering {len(records)} test records {note} …", file=sys.stderr, flush=True)
     start = time.perf_counter()
-    responses = respond(model, tokenizer, records, max_new_tokens)
+    responses = respond_by_consensus(model, tokenizer, records, samples, max_new_tokens) if samples > 1 else respond(model, tokenizer, records, max_new_tokens)
     seconds = {"answer": round(time.perf_counter() - start, 2)}
     return responses, {"loss": evaluate_loss(model, loader)} | score_responses(records, responses) | {"seconds": seconds}
 
@@ -217,19 +217,20 @@ def run_chat(model: str, max_new_tokens: int = 256, temperature: float = 0.0, to
 
 # %% ../nbs/cli.ipynb #cli-012-a
 def run_evaluate(model: str, data: str = "builtin", max_new_tokens: int = 256, device: str = "auto", judge: str | None = None,
-                 judge_model: str | None = None) -> dict:
+                 judge_model: str | None = None, samples: int = 1) -> dict:
     "Scores of a model on the test part of a data set."
     from gpt_course.dataset import load_data, split_records
     from gpt_course.evaluation import ask_endpoint, bootstrap_interval, exact_match, judge_responses
     from gpt_course.loaders import InstructionDataset, make_loader
     from gpt_course.pretrained import load_pretrained, pick_device
     from gpt_course.responses import encode_prompts
+    if samples < 1: raise ValueError(f"--samples is {samples}; need at least 1")
     if bool(judge) != bool(judge_model): raise ValueError("--judge and --judge-model belong together; give the address and the model's name there")
     parts = split_records(load_data(data))
     net, tokenizer = load_pretrained(model, pick_device(device))
     encode_prompts(parts[1], tokenizer, net.config.n_positions)
     test = make_loader(InstructionDataset(parts[1], tokenizer, net.config.n_positions, "truncate"), shuffle=False)
-    responses, scores = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, f"with {model}")
+    responses, scores = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, f"with {model}", samples)
     low, high = bootstrap_interval([exact_match(r.text, record["output"]) for r, record in zip(responses, parts[1])])
     scores |= {"exact_match_low": low, "exact_match_high": high}
     if judge: scores |= judge_responses(parts[1], responses, partial(ask_endpoint, judge, judge_model)).summary()
@@ -302,6 +303,7 @@ def make_parser() -> argparse.ArgumentParser:
         p.add_argument("--top-k", type=int); p.add_argument("--top-p", type=float)
     p = sub.add_parser("evaluate", help="score a model on the test part of a data set")
     p.add_argument("model"); p.add_argument("--data", default="builtin")
+    p.add_argument("--samples", type=int, default=1, help="draw so many answers for each record and keep the one most like the others; 1: the greedy answer")
     p.add_argument("--judge", metavar="URL", help="OpenAI-compatible endpoint, such as http://localhost:11434/v1"); p.add_argument("--judge-model")
     for name, p in sub.choices.items():
         p.add_argument("--max-new-tokens", type=int, default=256); p.add_argument("--device", default="auto")

@@ -13,7 +13,8 @@ from .responses import Response
 
 # %% auto #0
 __all__ = ['JUDGE_PROMPT', 'words', 'exact_match', 'token_f1', 'rouge_l', 'repetition', 'score_responses', 'bootstrap_interval',
-           'judge_prompt', 'parse_score', 'ask_endpoint', 'Judgement', 'judge_responses']
+           'consensus', 'respond_by_consensus', 'judge_prompt', 'parse_score', 'ask_endpoint', 'Judgement',
+           'judge_responses']
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-007
 def words(text: str) -> list[str]:
@@ -82,6 +83,33 @@ def bootstrap_interval(
     means = sorted(mean(rng.choices(values, k=len(values))) for _ in range(draws))
     tail = int(draws * (1 - level) / 2)
     return means[tail], means[draws - 1 - tail]
+
+# %% ../nbs/10_evaluation.ipynb #10-evaluation-019-c
+def consensus(
+    answers: list[str],  # several answers to one question
+) -> int:  # the place of one of them
+    "Which answer has most in common with the others, by `rouge_l`: minimum Bayes risk (Kumar and Byrne 2004; Eikema and Aziz 2020)."
+    if not answers: raise ValueError("no answers; need at least one")
+    return max(range(len(answers)), key=lambda i: sum(rouge_l(answers[i], other) for other in answers))
+
+
+def respond_by_consensus(
+    model,
+    tokenizer,
+    records: list[dict[str, str]],
+    samples: int = 16,  # answers drawn for each record
+    max_new_tokens: int = 256,
+    temperature: float = 0.8,  # above 0: the answers must differ
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 123,
+    batch_size: int = 32,  # answers drawn together
+) -> list[Response]:  # in the order of `records`
+    "Of several answers to each record, the one most like the others; it takes `samples` times as long."
+    if samples < 1: raise ValueError(f"samples is {samples}; need at least 1")
+    drawn = respond(model, tokenizer, records * samples, max_new_tokens, temperature, top_k, top_p, seed, batch_size)
+    answers = [drawn[i :: len(records)] for i in range(len(records))]
+    return [a[consensus([r.text for r in a])] for a in answers]
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-021
 JUDGE_PROMPT = """You are grading an answer to an instruction.

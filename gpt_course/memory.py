@@ -20,7 +20,7 @@ __all__ = ['SIZES', 'PROCESS_BYTES', 'WAYS', 'parameters', 'block_bytes', 'Memor
 
 # %% ../nbs/12_memory.ipynb #12-memory-006
 SIZES = {  # the shapes this course names
-    "tiny": GPTConfig(4096, 256, 256, 8, 8), "gpt2": GPTConfig(),
+    "tiny": GPTConfig(5632, 256, 256, 8, 8), "gpt2": GPTConfig(),
     "gpt2-medium": GPTConfig(n_embd=1024, n_layer=24, n_head=16), "gpt2-large": GPTConfig(n_embd=1280, n_layer=36, n_head=20),
     "gpt2-xl": GPTConfig(n_embd=1600, n_layer=48, n_head=25)}
 

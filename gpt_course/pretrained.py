@@ -4,7 +4,7 @@
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-003
 from __future__ import annotations
-import copy, hashlib, inspect, json, math, os, re, tempfile
+import base64, copy, hashlib, inspect, json, math, os, re, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 import tiktoken
@@ -225,7 +225,8 @@ def byte_characters() -> list[str]:  # 256 characters
 
 
 def _own_tokenizer(folder: Path, vocab_size: int) -> tiktoken.Encoding | None:
-    "GPT-2's tokenizer, if it is the one of this folder; `None` if the folder has another."
+    "The tokenizer of GPT-2 or of `tiny`, if it is the one of this folder; `None` if the folder has another."
+    if (table := folder / "vocabulary.tiktoken").exists(): return load_tokenizer(vocab_size, table)
     if (folder / "tokenizer.json").exists():
         raw = _read_json(folder / "tokenizer.json")
         table, plain = raw["model"].get("vocab", {}), not raw.get("normalizer") and (raw.get("pre_tokenizer") or {}).get("type") == "ByteLevel"
@@ -402,15 +403,22 @@ def _move_saved(save, folder: Path) -> None:
         for path in sorted(Path(temp).iterdir(), key=lambda p: (p.name == "config.json", p.name)): os.replace(path, folder / path.name)
 
 
+def _write_table(path: Path, tokenizer: tiktoken.Encoding) -> None:
+    "Its tokens in tiktoken's form, one a line: base 64, a blank, the id."
+    tokens = (tokenizer.decode_single_token_bytes(i) for i in range(tokenizer.n_vocab - 1))
+    write_atomic(path, "".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)))
+
+
 def save_pretrained(
     model: GPT | TransformersModel,
     folder: str | Path,  # gets `model.safetensors` and `config.json`
     dtype: torch.dtype = torch.float32,  # how numbers are stored
-    tokenizer=None,  # as `load_pretrained` returned it; one of Transformers is written too, GPT-2's follows from the vocabulary
+    tokenizer=None,  # as `load_pretrained` returned it; written too, but for GPT-2's, which follows from the size of the vocabulary
 ) -> Path:
     "Write a model so that `load_pretrained` and `transformers` read it."
     folder = Path(folder)
     if isinstance(tokenizer, TransformersTokenizer): _move_saved(tokenizer.hf.save_pretrained, folder)
+    elif tokenizer is not None and not tokenizer.name.startswith("gpt2-"): _write_table(folder / "vocabulary.tiktoken", tokenizer)
     if isinstance(model, TransformersModel):
         hf = model.hf if dtype == torch.float32 else copy.deepcopy(model.hf).to(dtype)
         _move_saved(hf.save_pretrained, folder)

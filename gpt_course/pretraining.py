@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from .batching import load_tokenizer
-from .dataset import ASSETS, write_atomic
+from .batching import TINY_VOCAB_SIZE, load_tokenizer
+from .dataset import write_atomic
 from .encyclopedia import FOCUS_ROWS, Encyclopedia, documents, limit_rows, read_encyclopedia
 from .finetuning import load_checkpoint, save_checkpoint
 from .model import GPT, GPTConfig, count_parameters, init_weights
 from .pretrained import load_pretrained, save_pretrained
 
 # %% auto #0
-__all__ = ['TINY', 'VOCABULARY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain',
-           'carry_over', 'make_text', 'main']
+__all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'carry_over', 'make_text',
+           'main']
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-006
 def encode_documents(
@@ -100,7 +100,7 @@ def make_optimizers(model: GPT, lr: float, muon: bool, weight_decay: float = 0.1
 def pretrain(
     model: GPT,  # trained in place
     ids: np.ndarray,  # uint16: the text; each token is read once
-    steps: int,
+    steps: int,  # the learning rate is planned for so many
     batch_size: int = 8,
     lr: float = 2e-3,
     warmup: int = 100,  # steps
@@ -111,11 +111,12 @@ def pretrain(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 250,
     progress: bool = True,
+    until: int | None = None,  # stop after this step; `None`: after the last
 ) -> list[dict]:  # a row per step: step, tokens_seen, loss, lr
     "Next-token prediction over `ids`, in order; goes on from `checkpoint` if that exists."
     T, opts = model.config.n_positions, make_optimizers(model, lr, muon, bf16=bf16)
-    span, rows = batch_size * T, []
-    if steps * span + 1 > len(ids): raise ValueError(f"{len(ids):,} tokens are too few for {steps} steps of {span}; need {steps * span + 1:,}")
+    span, rows, last = batch_size * T, [], min(until or steps, steps)
+    if last * span + 1 > len(ids): raise ValueError(f"{len(ids):,} tokens are too few for {last} steps of {span}; need {last * span + 1:,}")
     settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, compiled=compiled, bf16=bf16)  # steps and decay may change
     digest = lambda n: hashlib.sha256(ids[: n * span].tobytes()).hexdigest()
     if checkpoint and Path(checkpoint).exists():
@@ -131,9 +132,9 @@ def pretrain(
     if compiled: loss_of = torch.compile(loss_of)
     exact = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # else compiled code adds the gradients of `wte` in whatever order two threads come
-    bar = tqdm(total=steps, initial=len(rows), disable=not progress, desc="pretraining", unit="step", mininterval=5)
+    bar = tqdm(total=last, initial=len(rows), disable=not progress, desc="pretraining", unit="step", mininterval=5)
     model.train()
-    for step in range(len(rows), steps):
+    for step in range(len(rows), last):
         chunk = torch.from_numpy(ids[step * span : (step + 1) * span + 1].astype(np.int64))
         now = lr_at(step, steps, lr, warmup, decay)
         loss = loss_of(chunk[:-1].view(batch_size, T), chunk[1:])
@@ -145,7 +146,7 @@ def pretrain(
             opt.zero_grad(set_to_none=True)
         rows.append(dict(step=step + 1, tokens_seen=(step + 1) * span, loss=loss.item(), lr=now))
         bar.update(); bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
-        if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == steps):
+        if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == last):
             save_checkpoint(checkpoint, model, opts, {"rows": rows, "settings": settings, "read": digest(len(rows))})
     torch.use_deterministic_algorithms(exact)
     model.eval()
@@ -153,8 +154,7 @@ def pretrain(
     return rows
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-018
-TINY = GPTConfig(vocab_size=5632, n_positions=256, n_embd=256, n_layer=8, n_head=8)
-VOCABULARY = ASSETS / "tiny" / "tiny.tiktoken"  # byte pairs of its own text, made by tools/tiny_vocabulary.py
+TINY = GPTConfig(vocab_size=TINY_VOCAB_SIZE, n_positions=256, n_embd=256, n_layer=8, n_head=8)
 
 
 def carry_over(
@@ -190,6 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--out", required=True, help="directory for checkpoint, log and weights")
     p.add_argument("--start", help="model folder to go on from; without it, from random weights")
     p.add_argument("--steps", type=int, default=12000)
+    p.add_argument("--until", type=int, help="stop after this step, with what has been learned, as if the time were up")
     p.add_argument("--warmup", type=int, default=100, help="steps at the beginning with a rising learning rate")
     p.add_argument("--decay", type=int, default=3000, help="steps at the end with a falling learning rate")
     p.add_argument("--batch-size", type=int, default=8)
@@ -199,16 +200,16 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--compiled", action="store_true", help="with torch.compile: faster, needs a C++ compiler")
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the processor has instructions for it")
     a = p.parse_args(argv)
-    out, tokenizer = Path(a.out), load_tokenizer(table=VOCABULARY)
+    out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
-    ids = make_text(read_encyclopedia(), tokenizer, a.steps * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows)
+    ids = make_text(read_encyclopedia(), tokenizer, min(a.until or a.steps, a.steps) * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows)
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     print(f"{len(ids):,} tokens, sha256 {digest}", flush=True)
     model = init_weights(GPT(TINY), a.seed)
     if a.start:
         model, old = load_pretrained(a.start)
         if old.token_byte_values() != tokenizer.token_byte_values(): model = carry_over(model, old, tokenizer)
-    rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, a.warmup, a.decay, compiled=a.compiled, bf16=a.bf16, checkpoint=out / "checkpoint.safetensors")
+    rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, a.warmup, a.decay, compiled=a.compiled, bf16=a.bf16, checkpoint=out / "checkpoint.safetensors", until=a.until)
     save_pretrained(model, out / "tiny", torch.float16, tokenizer)
     part = {k: v for k, v in vars(a).items() if k not in ("out", "start")} | {
         "tokens": len(ids), "text_sha256": digest, "parameters": count_parameters(model), "torch": torch.__version__}

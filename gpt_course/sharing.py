@@ -293,7 +293,7 @@ def export_hf(
     with whole_folder(folder, overwrite) as new:
         if theirs: (theirs if dtype == "f32" else copy.deepcopy(theirs).to(types[dtype])).save_pretrained(new)
         else:
-            save_pretrained(model, new, types[dtype], tokenizer)
+            save_pretrained(model, new, types[dtype])
             write_json(new / "generation_config.json", {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False, "max_length": c.n_positions})
         _write_tokenizer(new, tokenizer, getattr(c, "n_positions", 0), not theirs or bool(read_run(source)))
         write_atomic(new / "README.md", model_card(name, theirs or model, source, license, _USE_HF))

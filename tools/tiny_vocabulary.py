@@ -1,6 +1,6 @@
 """Make the vocabulary of `tiny`: byte-pair encoding, as GPT-2 has it, trained on the text of the encyclopedia.
 
-    python tools/tiny_vocabulary.py            # says whether gpt_course/assets/tiny/tiny.tiktoken is what the text gives
+    python tools/tiny_vocabulary.py            # says whether gpt_course/assets/tiny/vocabulary.tiktoken is what the text gives
     python tools/tiny_vocabulary.py --write    # writes it
 
 Counted are 16,000 documents as `tiny` reads them, the prose twice, and single sentences. Training is done by the
@@ -11,10 +11,12 @@ from itertools import islice
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from gpt_course.dataset import write_atomic
+from gpt_course.dataset import ASSETS, write_atomic
 from gpt_course.encyclopedia import documents, limit_rows, read_encyclopedia
 from gpt_course.pretrained import byte_characters
-from gpt_course.pretraining import TINY, VOCABULARY
+from gpt_course.pretraining import TINY
+
+TABLE = ASSETS/'tiny'/'vocabulary.tiktoken'
 
 def make_table():
     "The lines of the table: 256 bytes, in the order of GPT-2's own table, then what the merges make"
@@ -32,9 +34,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--write', action='store_true', help='write the table')
     table = make_table()
-    if p.parse_args().write: write_atomic(VOCABULARY, table)
-    same = VOCABULARY.exists() and VOCABULARY.read_text() == table
-    print(f'{VOCABULARY.name}: {table.count(chr(10)):,} tokens, {"up to date" if same else "not what the text gives; run with --write"}')
+    if p.parse_args().write: write_atomic(TABLE, table)
+    same = TABLE.exists() and TABLE.read_text() == table
+    print(f'{TABLE.name}: {table.count(chr(10)):,} tokens, {"up to date" if same else "not what the text gives; run with --write"}')
     if not same: sys.exit(1)
 
 if __name__ == '__main__': main()
