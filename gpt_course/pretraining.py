@@ -153,10 +153,7 @@ def pretrain(
     bar.close()
     return rows
 
-# %% ../nbs/16_pretraining.ipynb #16-pretraining-018
-TINY = GPTConfig(vocab_size=TINY_VOCAB_SIZE, n_positions=256, n_embd=256, n_layer=8, n_head=8)
-
-
+# %% ../nbs/16_pretraining.ipynb #16-pretraining-016-k
 def carry_over(
     model: GPT,
     old,  # the tokenizer that `model` was trained with
@@ -171,6 +168,9 @@ def carry_over(
     out = GPT(replace(model.config, vocab_size=new.n_vocab))
     out.load_state_dict(model.state_dict() | {"wte.weight": torch.stack(rows)})
     return out
+
+# %% ../nbs/16_pretraining.ipynb #16-pretraining-018
+TINY = GPTConfig(vocab_size=TINY_VOCAB_SIZE, n_positions=256, n_embd=256, n_layer=8, n_head=8)
 
 
 def make_text(

@@ -56,6 +56,16 @@ def test_the_model_it_leaves_answers(finished):
         assert (load_pretrained(finished)[0](ids) - theirs).abs().max() < 1e-4
 
 
+def test_several_answers_are_drawn_and_one_is_scored(finished, small_data):
+    "With one sample the answer is greedy; with more, it is one of the drawn ones, the same every time."
+    def scores(*more):
+        result = gpt_course("evaluate", finished, "--data", small_data, "--max-new-tokens", 12, *more)
+        assert result.returncode == 0, result.stderr
+        return {k: v for k, v in json.loads(result.stdout).items() if k != "seconds"}
+    greedy, drawn = scores("--samples", 1), scores("--samples", 3)
+    assert greedy == scores() and drawn == scores("--samples", 3) and drawn.keys() == greedy.keys() and drawn != greedy
+
+
 def test_an_existing_run_is_left_alone(finished, small_model, small_data):
     before = {p.name: p.read_bytes() for p in finished.iterdir()}
     refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", finished), "already has a run in it")
@@ -115,6 +125,7 @@ def test_bad_data_is_refused_with_one_message(name, small_model, tmp_path):
     (["respond", "tiny", ""], "instruction is empty"),
     (["respond", "tiny", "Hi", "--top-p", "7", "--temperature", "1"], "top_p is 7.0"),
     (["evaluate", "tiny", "--judge", "http://127.0.0.1:9/v1"], "--judge-model"),
+    (["evaluate", "tiny", "--samples", "0"], "--samples is 0"),
 ])
 def test_bad_arguments_are_refused_with_one_message(args, contains, tmp_path):
     refused(gpt_course(*args, cwd=tmp_path), contains)

@@ -17,7 +17,7 @@ def small(**kw):
     return init_weights(GPT(GPTConfig(**(dict(vocab_size=400, n_positions=512, n_embd=32, n_layer=2, n_head=4) | kw))), seed=1)
 
 
-@pytest.mark.parametrize("vocab_size", [400, 4096, 50257])
+@pytest.mark.parametrize("vocab_size", [400, 4096, 5632, 50257])
 def test_1_every_row_supervises_exactly_one_end_token(vocab_size):
     tok = load_tokenizer(vocab_size)
     _, targets = collate_examples([encode_record(r, tok) for r in RECORDS], eos_id=tok.eot_token)

@@ -73,7 +73,7 @@ def stranger(hf):
 
 # the tokenizer
 
-@pytest.mark.parametrize("V", [257, 300, 4096, 50257])
+@pytest.mark.parametrize("V", [257, 300, 4096, 5632, 50257])
 def test_every_piece_is_a_merge_of_two_earlier_ones(V):
     tokens, merges = vocabulary(load_tokenizer(V))
     assert len(tokens) == len(set(tokens)) == V and tokens[-1] == END and len(merges) == len(set(merges)) == V - 257
@@ -89,7 +89,7 @@ def test_the_merges_are_those_that_openai_published():
     assert merges[:6] == ["Ġ t", "Ġ a", "h e", "i n", "r e", "o n"] and merges[-3:] == ["ĠColl ider", "Ġinform ants", "Ġg azed"] and len(merges) == 50000
 
 
-@pytest.mark.parametrize("V", [300, 4096, 50257])
+@pytest.mark.parametrize("V", [300, 4096, 5632, 50257])
 def test_fast_tokenizers_give_the_courses_ids(V, tmp_path):
     tokenizers, transformers = need("tokenizers"), need("transformers")
     tokenizer = load_tokenizer(V)
