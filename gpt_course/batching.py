@@ -22,21 +22,25 @@ _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 
 
 @lru_cache(maxsize=8)
+def _encoding(name: str, table: bytes, vocab_size: int) -> tiktoken.Encoding:
+    lines = table.splitlines()
+    if not 257 <= vocab_size <= len(lines) + 1:
+        raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {name}.tiktoken)")
+    ranks = {}
+    for line in lines[: vocab_size - 1]:
+        piece, rank = line.split()
+        ranks[base64.b64decode(piece)] = int(rank)
+    return tiktoken.Encoding(f"{name}-{vocab_size}", pat_str=_PATTERN, mergeable_ranks=ranks,
+                             special_tokens={"<|endoftext|>": vocab_size - 1}, explicit_n_vocab=vocab_size)
+
+
 def load_tokenizer(
     vocab_size: int = GPT2_VOCAB_SIZE,  # V: number of ids, the end token included; 257 to 50257
     table: str | Path | None = None,  # file of tokens; `None`: that of `tiny` if V is 5632, else GPT-2's
 ) -> tiktoken.Encoding:  # `eot_token` is the end token's id, V - 1
     "Byte-pair encoding as in GPT-2, offline: the first `vocab_size - 1` tokens of a table, and the end token."
     table = Path(table or ASSETS / ("tiny/vocabulary.tiktoken" if vocab_size == TINY_VOCAB_SIZE else "gpt2.tiktoken"))
-    lines = table.read_bytes().splitlines()
-    if not 257 <= vocab_size <= len(lines) + 1:
-        raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {table.name})")
-    ranks = {}
-    for line in lines[: vocab_size - 1]:
-        piece, rank = line.split()
-        ranks[base64.b64decode(piece)] = int(rank)
-    return tiktoken.Encoding(f"{table.stem}-{vocab_size}", pat_str=_PATTERN, mergeable_ranks=ranks,
-                             special_tokens={"<|endoftext|>": vocab_size - 1}, explicit_n_vocab=vocab_size)
+    return _encoding(table.stem, table.read_bytes(), vocab_size)
 
 # %% ../nbs/02_batching.ipynb #02-batching-012
 Example = tuple[list[int], list[int]]  # (prompt_ids, response_ids), no end token yet
