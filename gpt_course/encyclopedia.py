@@ -429,7 +429,7 @@ def documents(
         yield make(rng, enc, rng.choices(enc.relations, weights)[0])
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-025
-ROWS_ASKED = 18  # rows of a relation that `builtin` asks about, at most: enough of each kind to learn how it is asked
+ROWS_ASKED = 25  # rows of a relation that `builtin` asks about, at most: enough of each kind to learn how it is asked
 
 
 def _fact(row: dict[str, str]) -> frozenset[str]:

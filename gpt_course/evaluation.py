@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean as mean
-from .responses import Response
+from .responses import Response, respond
 
 # %% auto #0
 __all__ = ['JUDGE_PROMPT', 'words', 'exact_match', 'token_f1', 'rouge_l', 'repetition', 'score_responses', 'bootstrap_interval',
