@@ -209,8 +209,8 @@ def test_the_file_holds_every_weight(tiny, tmp_path):
             else: assert torch.equal(back, p), (dtype, name)  # the shipped weights are 16-bit numbers
     value = lambda key: reader.get_field(key).contents()
     assert (value("general.architecture"), value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")) == ("gpt2", "gpt2", "gpt-2")
-    assert value("tokenizer.ggml.eos_token_id") == 4095 and value("tokenizer.ggml.add_bos_token") is False
-    assert value("tokenizer.ggml.token_type") == [1] * 4095 + [3] and value("tokenizer.chat_template") == chat_template()
+    assert value("tokenizer.ggml.eos_token_id") == model.config.vocab_size - 1 and value("tokenizer.ggml.add_bos_token") is False
+    assert value("tokenizer.ggml.token_type") == [1] * (model.config.vocab_size - 1) + [3] and value("tokenizer.chat_template") == chat_template()
     assert value("general.license") == "mit"
 
 
