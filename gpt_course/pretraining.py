@@ -183,7 +183,7 @@ def make_text(
     "The text of a part of the long run."
     return encode_documents(documents(limit_rows(enc, focus_rows) if focus_rows else enc, seed), tokenizer, n_tokens)
 
-
+# %% ../nbs/16_pretraining.ipynb #16-pretraining-018-b
 def main(argv: list[str] | None = None) -> None:
     "A part of the long run: `python -m gpt_course.pretraining --out DIR`; interrupted, the same command goes on."
     p = argparse.ArgumentParser(prog="python -m gpt_course.pretraining", description=main.__doc__)
