@@ -23,7 +23,7 @@ _CHECKPOINT = "checkpoint.safetensors"
 def _open_run(out: Path, settings: dict, resume: bool) -> None:
     "Claim the output directory, or explain why it cannot be used."
     if out.exists() and not out.is_dir(): raise ValueError(f"{out}: is a file; name a directory for --out")
-    found = [f for f in (*FILES, _CHECKPOINT) if (out / f).exists()]
+    found = [f for f in (*FILES, _CHECKPOINT, "vocabulary.tiktoken", "adapter") if (out / f).exists()]
     if found and not resume:
         raise ValueError(f"{out}: already has a run in it ({', '.join(found[:3])}{' …' if len(found) > 3 else ''}); nothing was changed; "
                          "choose another --out, or give --resume to go on with an interrupted run")
@@ -108,7 +108,7 @@ def run_finetune(
     train, test, val = make_loaders(parts, tokenizer, net.config.n_positions, batch_size, seed, policy)
     parts = (parts[0], [parts[1][i] for i in test.dataset.kept], parts[2])  # loss and answers: the same records
     encode_prompts(parts[1], tokenizer, net.config.n_positions)
-    lora = dict(lora_rank=lora_rank, lora_alpha=2.0 * lora_rank if lora_alpha is None else lora_alpha, lora_dropout=lora_dropout, lora_targets=lora_targets)
+    lora = dict(lora_rank=lora_rank, lora_alpha=(32.0 if lora_rank else 0.0) if lora_alpha is None else lora_alpha, lora_dropout=lora_dropout, lora_targets=lora_targets)
     trainable, usual = _adapt(net, lora, seed), (lora_lr if lora_rank else default_lr)(net.config.n_embd)
     config = TrainConfig(epochs=epochs, lr=usual if lr is None else lr, seed=seed, accumulate=accumulate, optimizer=optimizer, bf16=bf16,
                          checkpoint_activations=checkpoint_activations)
@@ -288,7 +288,7 @@ def make_parser() -> argparse.ArgumentParser:
     p.add_argument("--bf16", action="store_true", help="multiply in bfloat16; fast only where the processor has it")
     p.add_argument("--optimizer", default="adamw", help="adamw, or adamw8bit: smaller states; needs the package bitsandbytes")
     p.add_argument("--lora-rank", type=int, default=0, help="train thin matrices of this rank beside the frozen weights; 0: train all weights")
-    p.add_argument("--lora-alpha", type=float, help="their change is scaled by alpha / rank; default: twice the rank")
+    p.add_argument("--lora-alpha", type=float, help="their change is scaled by alpha / rank; default: 32")
     p.add_argument("--lora-dropout", type=float, default=0.0)
     p.add_argument("--lora-targets", help="ends of layer names, with commas; default: every linear layer but the output layer")
     p.add_argument("--policy", default="error", choices=("error", "drop", "truncate"), help="what to do with records longer than the context")

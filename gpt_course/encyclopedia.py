@@ -544,17 +544,17 @@ Parts, by file order: {train:,} training, {test:,} test, {val:,} validation reco
 
 ## How the kinds were chosen
 
-Short exercises that can be scored by comparing words, because they have one right answer: facts about words and the world ({tables} kinds from tables, {told:,} facts in them, {asked:,} records), and things to do with a sentence ({made} kinds whose rows are made by code). They are the kinds of task that small instruction sets consist of, such as the one of the lecture, so that both can be compared; the records are not theirs. A kind has at most {most} records, so that none dominates. {silent} further tables are told in the pretraining text and not asked about, among them five from WordNet 3.0.
+Short exercises that can be scored by comparing words, because they have one right answer: facts about words and the world ({tables} kinds from tables, {told:,} facts in them, {asked:,} records), and things to do with a sentence ({made} kinds whose rows are made by code). They are the kinds of task that small instruction sets consist of, such as this course's other one, `lecture` (by Sebastian Raschka), so that both can be compared; the records are not theirs. A kind has at most {most} records, so that none dominates. {silent} further tables are told in the pretraining text and not asked about, among them five from WordNet 3.0.
 
 Left out were the tables of which `tiny` finishes fewer than four in five of the sentences that it has read, and the kinds of which a pilot run, with earlier weights and on records made with another seed, answered at most half; and two kinds (`sentences_very_to_strong`, `sentences_simile_rewrite`) of which too many records stood in the text as parts of longer sentences. So a score on these records says how well instructions bring out what is known and practised. It does not say how much of the world that is, and it is higher than on records that were not chosen so.
 
 ## What "held out" means
 
-A row is asked about in one part only. The facts of tables are told in the pretraining text, as declarative sentences; the questions are not. Generated sentences of the records are kept out of the text.
+A row is asked about in one part only. The facts of tables are told in the pretraining text, as declarative sentences; the questions are not. Generated sentences of the records are kept out of the text, together with their answers; a few short ones occur in it alone.
 
 ## Known limits
 
-- One answer counts as right. A country has one neighbour here, a word one synonym; another true answer scores 0.
+- One answer counts as right. A word has one synonym here, and one opposite; another true answer scores 0.
 - The facts were written from general knowledge, many by a large language model, not checked against a reference work one by one. Some are simplified, some will be wrong or grow old.
 - The style is uniform: few wordings for a question, short answers, no doubt, no opinion, no dialogue, nothing to refuse.
 - A model that scores well here can do these kinds of task, and nothing follows for others.

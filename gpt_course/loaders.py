@@ -43,7 +43,7 @@ class LengthGroupedSampler(Sampler[list[int]]):
     def __init__(
         self,
         lengths: list[int],  # tokens in each row
-        batch_size: int = 8,  # B: rows per batch; the last batch may be smaller
+        batch_size: int = 8,  # B: rows per batch; one batch may be smaller
         seed: int = 123,
         shuffle: bool = True,  # `False`: sorted by length, the same every time (for validation and test)
         pool: int = 16,  # batches per pool; 1 is plain shuffling

@@ -56,7 +56,7 @@ class MemoryEstimate:
     gradients: int  # with the extra copies of the embedding's
     optimizer: int
     activations: int  # what autograd keeps, without the logits
-    logits: int
+    logits: int  # with the sum of gradients so far, if they accumulate
     overhead: int  # the process itself
 
     @property
@@ -107,7 +107,7 @@ def estimate_memory(
         gradients=4 * trained + copies * table,
         optimizer=trained * 2 + trained // 256 * 8 if small else trained * 8,
         activations=activation_bytes(config, batch_size, T, scored, checkpoint_activations, bf16),
-        logits=3 * 4 * scored * V, overhead=overhead + small * _BITSANDBYTES)
+        logits=3 * 4 * scored * V + (accumulate > 1) * 4 * trained, overhead=overhead + small * _BITSANDBYTES)
 
 # %% ../nbs/12_memory.ipynb #12-memory-026
 def peak_memory() -> int:

@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 # %% ../nbs/04_model.ipynb #04-model-021
 class GPT(nn.Module):
-    "GPT-2 with tied embeddings. State-dict keys are OpenAI's published names (`wte.weight`, `h.0.attn.c_attn.weight`, …)."
+    "GPT-2 with tied embeddings. State-dict keys are those of the checkpoint on the Hub (`wte.weight`, `h.0.attn.c_attn.weight`, …)."
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config, self.checkpoint_activations = config, False  # True: keep each block's input only, compute the rest again

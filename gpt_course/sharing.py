@@ -241,7 +241,7 @@ def model_card(
         origin=f"{origin} [gpt_course]({_HOME}) {gpt_course.__version__}.", plain=prompts[0], paired=prompts[1], use=use,
         end=f"The answer ends with the token `{END}`. " if isinstance(model, GPT) else "",
         record=_card_run(run) if run else _NO_RUN, license=f"{license}." if license else _NO_LICENSE,
-        matched=f" It gave the wanted words for {matched:.0%} of its own test records; the rest looked as fluent." if matched is not None else "")
+        matched=f" It gave the wanted words for {matched:.0%} of its own test records. A wrong answer can look just as fluent." if matched is not None else "")
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-032
 def _gpt2_only(model: object) -> GPT:

@@ -66,6 +66,13 @@ def test_several_answers_are_drawn_and_one_is_scored(finished, small_data):
     assert greedy == scores() and drawn == scores("--samples", 3) and drawn.keys() == greedy.keys() and drawn != greedy
 
 
+@pytest.mark.parametrize("yours", ["adapter", "vocabulary.tiktoken"])
+def test_what_lies_where_a_run_would_write_is_left_alone(yours, small_model, small_data, tmp_path):
+    (tmp_path / yours).mkdir()
+    refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", tmp_path), f"already has a run in it ({yours})")
+    assert [p.name for p in tmp_path.iterdir()] == [yours]
+
+
 def test_an_existing_run_is_left_alone(finished, small_model, small_data):
     before = {p.name: p.read_bytes() for p in finished.iterdir()}
     refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", finished), "already has a run in it")
@@ -165,7 +172,7 @@ def test_lora_leaves_an_adapter_and_the_merged_model(small_model, small_data, tm
     assert result.returncode == 0 and "LoRA: " in result.stderr, result.stderr
     assert sorted(p.name for p in out.iterdir()) == sorted([*FILES, "adapter"])
     settings = json.loads((out / "run.json").read_text())["settings"]
-    assert (settings["lora_rank"], settings["lora_alpha"], settings["accumulate"], settings["checkpoint_activations"]) == (2, 4.0, 2, True)
+    assert (settings["lora_rank"], settings["lora_alpha"], settings["accumulate"], settings["checkpoint_activations"]) == (2, 32.0, 2, True)
     (base, _), (merged, _) = load_pretrained(small_model), load_pretrained(out)
     ids = torch.arange(20)[None]
     with torch.no_grad():
