@@ -22,14 +22,21 @@ _PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\
 
 
 @lru_cache(maxsize=8)
-def _encoding(name: str, table: bytes, vocab_size: int) -> tiktoken.Encoding:
+def _encoding(name: str, path: str, table: bytes, vocab_size: int) -> tiktoken.Encoding:
     lines = table.splitlines()
     if not 257 <= vocab_size <= len(lines) + 1:
-        raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {name}.tiktoken)")
+        raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {path})")
     ranks = {}
-    for line in lines[: vocab_size - 1]:
-        piece, rank = line.split()
-        ranks[base64.b64decode(piece)] = int(rank)
+    for n, line in enumerate(lines[: vocab_size - 1]):
+        try:
+            piece, rank = line.split()
+            token, rank = base64.b64decode(piece, validate=True), int(rank)
+        except ValueError: token, rank = b"", -1
+        if rank != n or not token or token in ranks:
+            raise ValueError(f"{path}, line {n + 1}: found {line[:40]!r}; need a new token in base 64, a blank, and {n}")
+        ranks[token] = rank
+    if lacking := [b for b in range(256) if bytes([b]) not in ranks]:
+        raise ValueError(f"{path}: lacks the byte {lacking[0]}; need all 256 among the first {vocab_size - 1} tokens")
     return tiktoken.Encoding(f"{name}-{vocab_size}", pat_str=_PATTERN, mergeable_ranks=ranks,
                              special_tokens={"<|endoftext|>": vocab_size - 1}, explicit_n_vocab=vocab_size)
 
@@ -40,7 +47,12 @@ def load_tokenizer(
 ) -> tiktoken.Encoding:  # `eot_token` is the end token's id, V - 1
     "Byte-pair encoding as in GPT-2, offline: the first `vocab_size - 1` tokens of a table, and the end token."
     table = Path(table or ASSETS / ("tiny/vocabulary.tiktoken" if vocab_size == TINY_VOCAB_SIZE else "gpt2.tiktoken"))
-    return _encoding(table.stem, table.read_bytes(), vocab_size)
+    try:
+        data = table.read_bytes()
+    except OSError as e:
+        raise ValueError(f"{table}: cannot be read ({e.strerror}); need a table of tokens") from None
+    gpt2 = vocab_size != TINY_VOCAB_SIZE and data == (ASSETS / "gpt2.tiktoken").read_bytes()  # only then may a saved model do without it
+    return _encoding("gpt2" if gpt2 else "vocabulary", str(table), data, vocab_size)
 
 # %% ../nbs/02_batching.ipynb #02-batching-012
 Example = tuple[list[int], list[int]]  # (prompt_ids, response_ids), no end token yet

@@ -4,7 +4,7 @@
 
 # %% ../nbs/cli.ipynb #cli-003
 from __future__ import annotations
-import argparse, base64, hashlib, json, platform, shutil, subprocess, sys, time
+import argparse, base64, hashlib, json, platform, subprocess, sys, time
 from dataclasses import asdict
 from functools import partial
 from html import escape
@@ -23,20 +23,23 @@ _CHECKPOINT = "checkpoint.safetensors"
 def _open_run(out: Path, settings: dict, resume: bool) -> None:
     "Claim the output directory, or explain why it cannot be used."
     if out.exists() and not out.is_dir(): raise ValueError(f"{out}: is a file; name a directory for --out")
-    found = [f for f in (*FILES, _CHECKPOINT, "vocabulary.tiktoken", "adapter") if (out / f).exists()]
+    found, before = sorted(p.name for p in out.iterdir() if p.name[0] != ".") if out.exists() else [], {}
     if found and not resume:
-        raise ValueError(f"{out}: already has a run in it ({', '.join(found[:3])}{' …' if len(found) > 3 else ''}); nothing was changed; "
+        what = "a run" if {*FILES, _CHECKPOINT} & {*found} else "something"
+        raise ValueError(f"{out}: already has {what} in it ({', '.join(found[:3])}{' …' if len(found) > 3 else ''}); nothing was changed; "
                          "choose another --out, or give --resume to go on with an interrupted run")
     if found and resume:
         try:
-            old = json.loads((out / "run.json").read_text("utf-8"))["settings"]
+            before = json.loads((out / "run.json").read_text("utf-8"))
+            old = dict(before["settings"])
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{out}: holds files, but no readable run.json of a run to resume; choose another --out") from None
         if (out / "metrics.json").exists(): raise ValueError(f"{out}: this run is complete; choose another --out for a new one")
         if changed := [f"{k} {old.get(k)!r} → {v!r}" for k, v in settings.items() if old.get(k) != v]:
             raise ValueError(f"{out}: was begun with other settings ({', '.join(changed)}); resume with the same, or choose another --out")
     from gpt_course.dataset import write_json
-    write_json(out / "run.json", {"settings": settings, "versions": _versions(), "started": time.strftime("%Y-%m-%d %H:%M:%S %z")})
+    now = {"versions": _versions(), "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+    write_json(out / "run.json", before | {"resumed": before.get("resumed", []) + [now]} if before else {"settings": settings} | now)
 
 
 def _versions() -> dict[str, str]:
@@ -106,7 +109,8 @@ def run_finetune(
     parts = split_records(load_data(data))
     net, tokenizer = load_pretrained(model, pick_device(device))
     train, test, val = make_loaders(parts, tokenizer, net.config.n_positions, batch_size, seed, policy)
-    parts = (parts[0], [parts[1][i] for i in test.dataset.kept], parts[2])  # loss and answers: the same records
+    read, parts = sum(map(len, parts)), tuple([part[i] for i in loader.dataset.kept] for part, loader in zip(parts, (train, test, val)))
+    if dropped := read - sum(map(len, parts)): print(f"{dropped} of {read} records are too long for the model and were dropped", file=sys.stderr)
     encode_prompts(parts[1], tokenizer, net.config.n_positions)
     lora = dict(lora_rank=lora_rank, lora_alpha=(32.0 if lora_rank else 0.0) if lora_alpha is None else lora_alpha, lora_dropout=lora_dropout, lora_targets=lora_targets)
     trainable, usual = _adapt(net, lora, seed), (lora_lr if lora_rank else default_lr)(net.config.n_embd)
@@ -229,11 +233,14 @@ def run_evaluate(model: str, data: str = "builtin", max_new_tokens: int = 256, d
     parts = split_records(load_data(data))
     net, tokenizer = load_pretrained(model, pick_device(device))
     encode_prompts(parts[1], tokenizer, net.config.n_positions)
+    if judge: ask_endpoint(judge, judge_model, "Say hi.")  # is it there? Better to know before the long wait
     test = make_loader(InstructionDataset(parts[1], tokenizer, net.config.n_positions, "truncate"), shuffle=False)
     responses, scores = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, f"with {model}", samples)
     low, high = bootstrap_interval([exact_match(r.text, record["output"]) for r, record in zip(responses, parts[1])])
     scores |= {"exact_match_low": low, "exact_match_high": high}
-    if judge: scores |= judge_responses(parts[1], responses, partial(ask_endpoint, judge, judge_model)).summary()
+    if judge:
+        print(_show(scores), file=sys.stderr, flush=True)  # they stay, even if the judge fails half-way
+        scores |= judge_responses(parts[1], responses, partial(ask_endpoint, judge, judge_model)).summary()
     return scores
 
 # %% ../nbs/cli.ipynb #cli-012-d
@@ -256,12 +263,13 @@ def lectures_dir() -> Path:
 
 def copy_lectures(folder: str | Path) -> list[Path]:  # the files that were copied
     "Copy the lectures into `folder`; what is there already is left alone."
+    from gpt_course.dataset import write_atomic
     folder, source = Path(folder), lectures_dir()
     notebooks = sorted(source.glob("*.ipynb"))
     if not notebooks: raise ValueError(f"{source}: no lectures there; install the package again, or use a checkout")
     folder.mkdir(parents=True, exist_ok=True)
     new = [n for n in notebooks if not (folder / n.name).exists()]
-    return [Path(shutil.copyfile(n, folder / n.name)) for n in new]
+    return [write_atomic(folder / n.name, n.read_bytes()) for n in new]
 
 
 def run_lab(folder: str | Path = "gpt_course_lectures", copy_only: bool = False) -> int:
@@ -329,6 +337,8 @@ def _show(metrics: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:  # exit code
     "Entry point of `gpt-course`."
+    for output in (sys.stdout, sys.stderr):  # a terminal or pipe that lacks a character shows `?` for it
+        if hasattr(output, "reconfigure"): output.reconfigure(errors="replace")
     args = vars(make_parser().parse_args(argv))
     command = args.pop("command")
     try:

@@ -4,7 +4,7 @@
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-003
 from __future__ import annotations
-import hashlib, http.client, json, os, random, re, sys, tempfile, time, urllib.error, urllib.request
+import hashlib, http.client, json, math, os, random, re, sys, tempfile, time, unicodedata, urllib.error, urllib.request
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,14 @@ FIELDS = ("instruction", "input", "output")
 
 
 class RecordError(ValueError):
-    "Instruction data that cannot be used; the message lists every fault."
+    "Instruction data that cannot be used; `faults` has every fault, the message the first twenty."
     def __init__(self, source: str, faults: list[str], most: int = 20):
         self.source, self.faults = source, faults
         shown = "".join(f"\n  {fault}" for fault in faults[:most])
         more = f"\n  … and {len(faults) - most} more" if len(faults) > most else ""
         super().__init__(f"{source}: {len(faults)} fault{'s' * (len(faults) != 1)}{shown}{more}")
+
+    def __reduce__(self): return type(self), (self.source, self.faults)  # so that it survives the way back from another process
 
 
 def validate_records(
@@ -60,6 +62,8 @@ def _record_faults(record: object) -> list[str]:
             near = ", ".join(repr(k) for k in record if k not in FIELDS)
             faults.append(f"field {name!r} is missing" + (f" (found {near})" if near else "") + "; add it")
         elif not isinstance(value, str): faults.append(f"field {name!r} is {_kind(value)}; write it as a text in quotes")
+        elif half := re.search("[\ud800-\udfff]", value):
+            faults.append(f"field {name!r} has half a character, {ascii(half[0])}, which no file can hold; mend or remove it")
         elif name != "input" and not value.strip(): faults.append(f"field {name!r} is empty; fill it or remove the record")
     return faults
 
@@ -78,12 +82,27 @@ def load_records(
     except UnicodeDecodeError as e:
         raise RecordError(str(path), [f"byte {e.start} is not UTF-8; save the file as UTF-8"]) from None
     if not text.strip(): raise RecordError(str(path), ["is empty; need a list of records"])
-    if path.suffix == ".jsonl": return _load_lines(path, text)
+    if path.suffix.lower() == ".jsonl": return _load_lines(path, text)
     try:
-        return validate_records(json.loads(text), str(path))
+        records = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as e:
         raise RecordError(str(path), [f"line {e.lineno}, column {e.colno}: not JSON ({e.msg}); mend it there, "
                                       "or name the file .jsonl if it has one record a line"]) from None
+    except (ValueError, RecursionError) as e:
+        raise RecordError(str(path), [_unusable(e)]) from None
+    return validate_records(records, str(path))
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    "A JSON object; Python alone would keep the last of two fields with one name, and say nothing."
+    names = [name for name, _ in pairs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"the field {min(twice)!r} stands twice in one record, {str(dict(pairs))[:60]}…")
+    return dict(pairs)
+
+
+def _unusable(e: Exception) -> str:  # also a number of thousands of digits, or thousands of brackets
+    return f"cannot be used as JSON ({str(e).split(';')[0]}); need instruction, input and output in each record"
 
 
 def _load_lines(path: Path, text: str) -> list[dict[str, str]]:
@@ -91,9 +110,11 @@ def _load_lines(path: Path, text: str) -> list[dict[str, str]]:
     for n, line in enumerate(text.split("\n"), 1):
         if not line.strip(): continue
         try:
-            records.append(json.loads(line)); places.append(f"line {n}")
+            records.append(json.loads(line, object_pairs_hook=_once)); places.append(f"line {n}")
         except json.JSONDecodeError as e:
             faults.append(f"line {n}, column {e.colno}: not JSON ({e.msg}); mend it there")
+        except (ValueError, RecursionError) as e:
+            faults.append(f"line {n}: {_unusable(e)}")
     if faults: raise RecordError(str(path), faults)
     return validate_records(records, str(path), places)
 
@@ -120,8 +141,8 @@ def split_records(
     if len(records) < 3: raise ValueError(f"{len(records)} record(s) cannot be split into three parts; need at least 3")
     records = list(records)
     if seed is not None: random.Random(seed).shuffle(records)
-    n_test = max(1, int(len(records) * test))
-    n_train = max(1, min(int(len(records) * train), len(records) - n_test - 1))
+    n_test = max(1, min(int(len(records) * test + 1e-9), len(records) - 2))  # 100 * 0.57 is 56.99…
+    n_train = max(1, min(int(len(records) * train + 1e-9), len(records) - n_test - 1))
     return records[:n_train], records[n_train : n_train + n_test], records[n_train + n_test :]
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-026
@@ -138,7 +159,8 @@ class Audit:
 
 def prompt_words(record: dict[str, str]) -> tuple[str, ...]:  # lower-case words and numbers, in order
     "What is compared: instruction and input, without case, punctuation and spacing."
-    return tuple(re.findall(r"[^\W_]+", f"{record['instruction']} {record.get('input', '')}".casefold()))
+    text = unicodedata.normalize("NFKC", f"{record['instruction']} {record.get('input', '')}".casefold())
+    return tuple("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split())  # letters, their marks, numbers
 
 
 def audit_splits(
@@ -147,7 +169,9 @@ def audit_splits(
 ) -> Audit:
     "Repeated prompts within a part, and prompts of one part that stand in another."
     seen, duplicates, leaks, near = {}, [], [], []
-    train_sets = [frozenset(prompt_words(r)) for r in train]
+    train_sets, places = [frozenset(prompt_words(r)) for r in train], defaultdict(list)
+    for j, other in enumerate(train_sets):
+        for word in other: places[word].append(j)
     for part, records in (("train", train), ("test", test), ("val", val)):
         for i, record in enumerate(records):
             words, place = prompt_words(record), f"{part}[{i}]"
@@ -156,8 +180,10 @@ def audit_splits(
                 continue
             seen[words] = place
             if part == "train": continue
-            for j, other in enumerate(train_sets):
-                common = len(other & set(words)) / max(1, len(other | set(words)))
+            mine = frozenset(words)
+            rarest = sorted(mine, key=lambda word: len(places[word]))[: len(mine) - math.ceil(threshold * len(mine) - 1e-9) + 1]  # a near one has one of these
+            for j in sorted({j for word in rarest for j in places[word]}):
+                common = len(train_sets[j] & mine) / len(train_sets[j] | mine)
                 if common >= threshold: near.append((place, f"train[{j}]", round(common, 3)))
     return Audit(duplicates, leaks, near)
 
@@ -172,14 +198,14 @@ def write_atomic(
     data: bytes | str,  # text is written as UTF-8
 ) -> Path:
     "Write a file whole or not at all: a temporary file in the same folder, flushed to disk, then renamed."
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(data.encode("utf-8") if isinstance(data, str) else data)
             f.flush(); os.fsync(f.fileno())
-        os.chmod(temp, 0o644)
+        os.chmod(temp, path.stat().st_mode & 0o777 if path.exists() else 0o644)  # what was private stays private
         os.replace(temp, path)
     except BaseException:
         Path(temp).unlink(missing_ok=True)

@@ -44,7 +44,9 @@ def read_relation(
 ) -> Relation:
     "Read one relation; `ValueError` names file and line of what is wrong."
     path, head, parts, section = Path(path), {}, defaultdict(list), None
-    for n, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+    try: text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as e: raise ValueError(f"{path.name}: byte {e.start} is not UTF-8; save the file as UTF-8") from None
+    for n, line in enumerate(text.split("\n"), 1):
         if mark := re.fullmatch(r"\[(names|wordings|tasks|table)\]\s*", line):
             section = mark[1]
         elif line.strip() and section:
@@ -70,7 +72,8 @@ def read_relation(
 def _read_measures(path: Path, head: dict) -> tuple[int, float, bool, bool]:
     try:
         focus, yes = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0)), {"yes": True, "no": False}
-        return focus, float(head.get("often", 1)), yes[head.get("asked", "yes")], yes[head.get("swap", "no")]
+        if focus < 0 or not 0 <= (often := float(head.get("often", 1))) < float("inf"): raise ValueError
+        return focus, often, yes[head.get("asked", "yes")], yes[head.get("swap", "no")]
     except (ValueError, KeyError):
         raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}, asked: {head.get('asked')!r}, "
                          f"swap: {head.get('swap')!r}; need a number of rows or `all`, a factor, `yes` or `no`, and `yes` or `no`") from None
@@ -83,14 +86,18 @@ def _read_task(path: Path, n: int, line: str) -> tuple[str, str, str]:
 
 
 def _read_table(path: Path, head: dict, lines: list[tuple[int, str]]) -> tuple[dict[str, str], ...]:
-    if "rows" in head: return ()
-    if not lines: raise ValueError(f"{path.name}: no [table], and no `rows:` header that names a generator")
+    if "rows" in head:
+        if head["rows"] not in GENERATORS: raise ValueError(f"{path.name}: rows: {head['rows']!r} is no generator; there are {', '.join(sorted(GENERATORS))}")
+        if lines: raise ValueError(f"{path.name}, line {lines[0][0]}: a [table], and a generator in the header `rows:`; keep one of them")
+        return ()
+    if len(lines) < 2: raise ValueError(f"{path.name}: no [table] with rows, and no `rows:` header that names a generator")
     columns, rows = lines[0][1].split("\t"), []
     if head["subject"] not in columns:
         raise ValueError(f"{path.name}, line {lines[0][0]}: no column {head['subject']!r} for the subject; columns are {columns}")
     for n, line in lines[1:]:
         cells = line.split("\t")
         if len(cells) != len(columns): raise ValueError(f"{path.name}, line {n}: {len(cells)} cells, need {len(columns)} ({', '.join(columns)})")
+        if not all(map(str.strip, cells)): raise ValueError(f"{path.name}, line {n}: an empty cell; fill it or remove the row")
         rows.append(dict(zip(columns, cells)))
     return tuple(rows)
 
@@ -503,7 +510,7 @@ def find_rows(
         rows = relation.rows or _fact_groups(random.Random(f"{seed}:{relation.name}"), relation, enc.lexicon, per_relation)
         for row in rows:
             for task in relation.tasks: found[relation.name, *(fill(t, row) for t in task)] = row
-    keys = [(r["task"], r["instruction"], r["input"], r["output"]) for r in records]
+    keys = [(r.get("task", "no task"), r["instruction"], r["input"], r["output"]) for r in records]
     if missing := [f"record {i} ({key[0]}: {key[1][:60]!r})" for i, key in enumerate(keys, 1) if key not in found]:
         raise ValueError(f"{', '.join(missing[:3])}: no row of the encyclopedia makes it; make the records again with `make_records`")
     return [found[key] for key in keys]

@@ -79,6 +79,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     "Interval of the mean by resampling records (Efron 1979, percentile method)."
     if not values: raise ValueError("no values; need at least one score")
+    if not 0 < level < 1 or draws < 1: raise ValueError(f"level is {level}, draws is {draws}; need a share between 0 and 1, and at least 1 draw")
     rng = random.Random(seed)
     means = sorted(mean(rng.choices(values, k=len(values))) for _ in range(draws))
     tail = int(draws * (1 - level) / 2)
@@ -133,7 +134,7 @@ def parse_score(
     reply: str,  # what the judge wrote
 ) -> int | None:  # 0 to 100, or `None` if there is no readable grade
     "The grade on the last line that has one."
-    found = re.findall(r"^[^\w\n]*SCORE[^\w\n]*(?<!-)(\d{1,3})(?:[^\S\n]*/[^\S\n]*100)?[^\w\n]*$", reply, flags=re.M | re.I)
+    found = re.findall(r"^[^\w\n]*SCORE[^\w\n]*(?<![-−–.])(\d{1,3})(?:[^\S\n]*/[^\S\n]*100)?[^\w\n]*$", reply, flags=re.M | re.I)
     return int(found[-1]) if found and int(found[-1]) <= 100 else None
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-026
@@ -151,13 +152,17 @@ def ask_endpoint(
     try:
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-            return json.loads(reply.read())["choices"][0]["message"]["content"] or ""
+            text = json.loads(reply.read())["choices"][0]["message"]["content"] or ""
+        if not isinstance(text, str): raise TypeError
+        return text
     except urllib.error.HTTPError as e:
-        raise ValueError(f"judge at {address}: HTTP {e.code} ({e.read()[:200].decode('utf-8', 'replace').strip()}); is {model!r} the right model name?") from None
+        try: said = e.read()[:200].decode("utf-8", "replace").strip()
+        except (OSError, http.client.HTTPException): said = "and the message broke off"
+        raise ValueError(f"judge at {address}: HTTP {e.code} ({said}); is {model!r} the right model name?") from None
     except (OSError, ValueError, http.client.HTTPException) as e:
-        if isinstance(e, json.JSONDecodeError): raise ValueError(f"judge at {address}: the reply is not JSON; is this an OpenAI-compatible address?") from None
+        if isinstance(e, (json.JSONDecodeError, UnicodeDecodeError)): raise ValueError(f"judge at {address}: the reply is not JSON; is this an OpenAI-compatible address?") from None
         raise ValueError(f"judge at {address}: cannot be reached ({getattr(e, 'reason', e)}); start the server, or check --judge") from None
-    except (KeyError, IndexError, TypeError):
+    except (KeyError, IndexError, TypeError, RecursionError):
         raise ValueError(f"judge at {address}: the reply has no choices[0].message.content; is this an OpenAI-compatible address?") from None
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-027

@@ -4,14 +4,14 @@
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-003
 from __future__ import annotations
-import ctypes, json, math, platform, warnings
+import ctypes, hashlib, json, math, platform, warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -96,7 +96,8 @@ class TrainConfig:
         for name in ("epochs", "accumulate", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; need at least 1")
         for name in ("lr", "clip"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
+            if getattr(self, name) is None and name == "lr": continue
+            if getattr(self, name) is None or not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; need a number above 0")
         if self.optimizer not in OPTIMIZERS: raise ValueError(f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
 
@@ -163,6 +164,7 @@ class History:
         for n, line in enumerate(lines[1:], 2):
             try:
                 cells = [None if c == "" else float(c) for c in line.split(",")]
+                if not all(c is None or math.isfinite(c) for c in cells[:1] + cells[2:4]): raise ValueError
             except ValueError:
                 raise ValueError(f"{path}, line {n}: {line!r} has a cell that is not a number; mend or remove the line") from None
             if len(cells) != len(COLUMNS): raise ValueError(f"{path}, line {n}: {len(cells)} cells, need {len(COLUMNS)}")
@@ -199,22 +201,33 @@ def save_checkpoint(
     return save_tensors(path, tensors, {"state": json.dumps(state)})
 
 
+def _checkpoint_state(path: str | Path) -> dict:
+    try:
+        with safe_open(path, "pt") as f: return json.loads(f.metadata()["state"])
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as e:
+        raise ValueError(f"{path}: not a whole checkpoint ({type(e).__name__}: {e}); remove it to begin again, or restore a copy") from None
+
+
 def load_checkpoint(path: str | Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict:
     "Put everything back where `save_checkpoint` took it; returns `state`."
-    states: list[dict] = [{} for _ in optimizers]
+    state, states = _checkpoint_state(path), [{} for _ in optimizers]
     with safe_open(path, "pt") as f, torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.requires_grad: p.copy_(f.get_tensor(f"model.{name}"))
+        wanted = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
+        shapes = {n: tuple(f.get_slice(n).get_shape()) for n in f.keys() if n.startswith("model.")}
+        faults = [f"{n} is {shapes.get(n, 'not there')}, need {tuple(p.shape)}" for n, p in wanted.items() if shapes.get(n) != tuple(p.shape)]
+        if faults := faults + [f"has unknown {n}" for n in shapes if n not in wanted]:
+            raise ValueError(f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; it is of another model, or of other LoRA settings")
+        for name, p in wanted.items(): p.copy_(f.get_tensor(name))
         for name in f.keys():
             if name.startswith("optimizer."):
                 _, i, index, *outer, key = name.split(".")
-                place, tensor = states[int(i)].setdefault(int(index), {}), f.get_tensor(name)
+                place, tensor = states[int(i)].setdefault(int(index), {}), f.get_tensor(name).clone()  # no view of the file, which is soon replaced
                 for part in outer: place = place.setdefault(part, {})
                 place[key] = tensor if tensor.ndim or tensor.is_floating_point() else tensor.item()  # 8-bit optimisers count steps in an int
         for optimizer, values in zip(optimizers, states):
             optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
         torch.set_rng_state(f.get_tensor("rng"))
-        return json.loads(f.metadata()["state"])
+    return state
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021
 def _steps(loader: DataLoader, accumulate: int) -> Iterator[list]:
@@ -252,7 +265,7 @@ def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: 
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021-b
 def _settings(config: TrainConfig, lr: float, total: int) -> dict:
-    "What must not change when a run is resumed: all that changes numbers."
+    "What must not change when a run is resumed; the rows are added to it."
     return {k: v for k, v in asdict(config).items() if k != "checkpoint_activations"} | {"lr": lr, "steps": total}
 
 
@@ -260,9 +273,8 @@ def _start(model: GPT, optimizer: torch.optim.Optimizer, val_loader: DataLoader,
     "The history so far: a fresh one with the loss before training, or the checkpoint's."
     if not (resume and checkpoint and Path(checkpoint).exists()):
         return History([dict(step=0, epoch=0.0, examples_seen=0, tokens_seen=0, train_loss=None, val_loss=evaluate_loss(model, val_loader), lr=0.0)])
-    with safe_open(checkpoint, "pt") as f:
-        state = json.loads(f.metadata()["state"])
-    made = _settings(TrainConfig(), None, None) | state["settings"]  # a checkpoint from before an option existed has its default
+    state = _checkpoint_state(checkpoint)
+    made = _settings(TrainConfig(), None, None) | {"rows": settings["rows"]} | state["settings"]  # a checkpoint from before an option existed has its default
     if made != settings:
         changed = ", ".join(f"{k} {made[k]!r} → {v!r}" for k, v in settings.items() if made[k] != v)
         raise ValueError(f"{checkpoint}: was made with other settings ({changed}); resume with the same, or start in a new directory")
@@ -280,7 +292,7 @@ def finetune(
     progress: bool = True,  # show a bar
     on_step: Callable[[dict], None] | None = None,  # called with each new row of the history
 ) -> History:
-    "Fine-tune `model`; same seeds, same machine: the same losses to the bit, also when interrupted and resumed."
+    "Fine-tune `model`; same seeds, same machine: on a processor the same losses to the bit, also when interrupted and resumed."
     lr, sampler = default_lr(model.config.n_embd) if config.lr is None else config.lr, train_loader.batch_sampler
     optimizer = make_optimizer(model, lr, config.weight_decay, config.optimizer)
     if config.checkpoint_activations: model.checkpoint_activations = True
@@ -291,7 +303,9 @@ def finetune(
     per_epoch = -(-len(sampler) // config.accumulate)
     total = per_epoch * config.epochs
     torch.manual_seed(config.seed)
-    settings = _settings(config, lr, total)
+    data = train_loader.dataset
+    rows = repr((list(sampler), [data[i] for i in range(len(data))]))
+    settings = _settings(config, lr, total) | {"rows": hashlib.sha256(rows.encode()).hexdigest()[:16]}  # which rows, in which order
     history = _start(model, optimizer, val_loader, settings, checkpoint, resume)
     first = history.rows[-1]["step"]
     bar = tqdm(total=total, initial=first, disable=not progress, desc="fine-tuning", unit="step", mininterval=3)  # seconds: a notebook can lose messages that come faster
@@ -314,5 +328,6 @@ def finetune(
         if checkpoint and ((step + 1) % config.checkpoint_every == 0 or step + 1 == total):
             save_checkpoint(checkpoint, model, [optimizer], {"settings": settings, "rows": history.rows})
     bar.close()
+    sampler.set_epoch(0)  # whoever uses the loader next finds it whole, after a resumed run too
     model.eval()
     return history

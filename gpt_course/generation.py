@@ -28,6 +28,7 @@ class KVCache:
             B, H, _, D = k.shape
             self.k, self.v = k.new_empty(B, H, self.capacity, D), v.new_empty(B, H, self.capacity, D)
         end = self.length + k.shape[2]
+        if end > self.capacity: raise ValueError(f"{end} positions, and the cache holds {self.capacity}; make it larger")
         self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
@@ -44,12 +45,12 @@ def next_probabilities(
     top_p: float | None = None,  # keep the smallest set with at least this probability, in (0, 1]; `None`: all
 ) -> torch.Tensor:  # probabilities (..., V), zero for what was filtered out
     "Temperature, then top-k, then top-p; the rest is renormalised. The best token always stays."
-    if temperature <= 0: raise ValueError(f"temperature is {temperature}; need more than 0 here (0 means greedy: use `argmax`)")
+    if not temperature >= 1e-30: raise ValueError(f"temperature is {temperature}; need more than 0 here (0 means greedy: use `argmax`)")
     if top_k is not None and top_k < 1: raise ValueError(f"top_k is {top_k}; need at least 1, or None for no limit")
     if top_p is not None and not 0 < top_p <= 1: raise ValueError(f"top_p is {top_p}; need more than 0 and at most 1")
     probs, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     if top_k is not None: probs[..., top_k:] = 0
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         probs = probs / probs.sum(-1, keepdim=True)
         before = probs.cumsum(-1) - probs  # probability of all better tokens
         probs[before >= top_p] = 0
@@ -101,10 +102,11 @@ def _decode(model: GPT, prompts: list[list[int]], limits: list[int], eos_id: int
             top_k: int | None, top_p: float | None, seeds: list[int]) -> Iterator[list[tuple[int, int]]]:
     "Yield, step after step, `(row, token)` for the rows still alive; the end token is the last of its row."
     device, rows = next(model.parameters()).device, list(range(len(prompts)))
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(seed % 2**64) for seed in seeds]
     hidden, caches, visible = _prefill(model, prompts, max(limits))
     for step in range(max(limits)):
         logits = model.head(hidden).float().cpu()
+        if logits.isnan().any(): raise ValueError("the model's logits are no numbers (NaN): its weights are broken; load or train it again")
         if temperature == 0: tokens = logits.argmax(-1).tolist()
         else:
             probs = next_probabilities(logits, temperature, top_k, top_p)
@@ -130,6 +132,8 @@ def _limits(model: GPT, prompts: list[list[int]], max_new_tokens: int) -> list[i
         if not 1 <= len(prompt) < context:
             raise ValueError(f"prompt {i + 1} has {len(prompt)} tokens; need 1 to {context - 1}, so that the context of {context} "
                              "has room for an answer; shorten it or use a model with a longer context")
+        if strange := [t for t in prompt if not 0 <= t < model.config.vocab_size]:
+            raise ValueError(f"prompt {i + 1} has the token {strange[0]}, and the model a vocabulary of {model.config.vocab_size}; use the model's own tokenizer")
     return [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
 
 
@@ -144,7 +148,8 @@ def generate(
     seed: int = 123,  # prompt `i` draws from its own stream, `seed + i`
     batch_size: int = 16,  # prompts computed together, of similar length
 ) -> list[Generated]:  # in the order of `prompts`
-    "Answers to all prompts, each exactly what it would be alone."
+    "Answers to all prompts, each exactly what it would be alone (sampled: alone with its own stream, `seed + i`)."
+    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; need at least 1")
     limits = _limits(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     out: list[list[int]] = [[] for _ in prompts]

@@ -55,6 +55,11 @@ def _prefix(model: nn.Module) -> str:
     return "transformer." if isinstance(model, GPT) else ""
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    "Of a model of Transformers that the course has wrapped, the model itself: so an adapter has the names that PEFT expects."
+    return getattr(model, "hf", model)
+
+
 def _linear_names(model: nn.Module) -> list[str]:
     "Names, as Transformers has them, of the linear layers but for the output layer."
     head = getattr(model, "get_output_embeddings", lambda: None)()
@@ -72,6 +77,7 @@ def _last_parts(names) -> list[str]:
 
 def _faults(model: nn.Module, names: list[str], rank: int, alpha: float, dropout: float, targets: list[str]) -> list[str]:
     "What is wrong with the settings of `add_lora`, all of it."
+    if any(isinstance(m, LoRALinear) for m in model.modules()): return ["the model has LoRA already; call remove_lora first"]
     have = ", ".join(_last_parts(names)) or "none"
     faults = [] if isinstance(rank, int) and rank >= 1 else [f"rank is {rank!r}; need a whole number of at least 1"]
     number = lambda v: isinstance(v, (int, float))
@@ -81,7 +87,6 @@ def _faults(model: nn.Module, names: list[str], rank: int, alpha: float, dropout
     faults += [f"target {t!r} names no linear layer; this model has {have}" for t in targets if not _matching(names, [t])]
     for name in _matching(names, targets) if not faults else []:
         layer = model.get_submodule(name.removeprefix(_prefix(model)))
-        if isinstance(layer, LoRALinear): return [f"{name} has LoRA already; call remove_lora first"]
         if rank > (most := min(layer.weight.shape)): return [f"rank is {rank}, but {name} is {tuple(layer.weight.shape)}: no matrix of that shape has a rank above {most}"]
     return faults
 
@@ -95,6 +100,7 @@ def add_lora(
     seed: int = 123,  # for the start of A
 ) -> nn.Module:  # the same model
     "Freeze `model` and give its target layers trainable low-rank changes; the outputs stay as they are until training."
+    whole, model = model, _unwrapped(model)
     names = _linear_names(model)
     targets = _last_parts(names) if targets is None else targets.split(",") if isinstance(targets, str) else list(targets)
     if faults := _faults(model, names, rank, alpha, dropout, targets): raise ValueError(f"LoRA: {'; '.join(faults)}")
@@ -103,7 +109,7 @@ def add_lora(
     for name in _matching(names, targets):
         name = name.removeprefix(_prefix(model))
         _replace(model, name, LoRALinear(model.get_submodule(name), rank, alpha, dropout, generator))
-    return model
+    return whole
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
@@ -166,6 +172,7 @@ def save_adapter(
     base_name: str | Path,  # what the adapter belongs to: a model's name or path
 ) -> Path:
     "Write the learned changes alone, as PEFT does."
+    model = _unwrapped(model)
     folder, layers, prefix = Path(folder), lora_layers(model), _prefix(model)
     names, first = [prefix + n for n in layers], next(iter(layers.values()))
     short = _last_parts(names)
@@ -212,14 +219,16 @@ def load_adapter(
         tensors = load_file(path)
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path}: not a whole safetensors file ({e}); save the adapter again") from None
+    before = [(p, p.requires_grad) for p in model.parameters()]
     try:
         add_lora(model, config["r"], config["lora_alpha"], config.get("lora_dropout", 0.0), config["target_modules"])
     except ValueError as e:
         raise ValueError(f"{config_path}: does not fit this model: {e}") from None
     try:
-        _fill(model, tensors, path)
+        _fill(_unwrapped(model), tensors, path)
     except ValueError:
         remove_lora(model)
+        for p, trained in before: p.requires_grad_(trained)
         raise
     return model
 

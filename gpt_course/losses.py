@@ -61,7 +61,7 @@ def _save(fig: Figure, path: Path) -> None:
 # %% ../nbs/08_losses.ipynb #08-losses-021
 def best_row(history: History) -> dict:
     "The row with the lowest validation loss."
-    measured = [row for row in history.rows if row["val_loss"] is not None]
+    measured = [row for row in history.rows if row["val_loss"] is not None and row["val_loss"] == row["val_loss"]]  # NaN is not equal to itself
     if not measured: raise ValueError("the history has no validation loss; set `evaluate_every` to at most the number of steps")
     return min(measured, key=lambda row: row["val_loss"])
 
@@ -71,6 +71,7 @@ def summarise(history: History) -> str:
     measured = [row for row in history.rows if row["val_loss"] is not None]
     train = smooth([row["train_loss"] for row in history.rows if row["train_loss"] is not None])
     best = best_row(history)
+    if not train: raise ValueError("the history has no training loss; train at least one step")
     return (f"before: validation {measured[0]['val_loss']:.2f}\n"
             f"after {measured[-1]['epoch']:.1f} epochs: training {train[-1]:.2f}, validation {measured[-1]['val_loss']:.2f}\n"
             f"lowest validation loss {best['val_loss']:.2f} at epoch {best['epoch']:.1f}")

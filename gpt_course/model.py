@@ -31,6 +31,10 @@ class GPTConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"GPTConfig.{name} is {value!r}; need a whole number of at least 1")
+        for name, below in (("dropout", 1), ("layer_norm_epsilon", float("inf")), ("initializer_range", float("inf"))):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < below:
+                raise ValueError(f"GPTConfig.{name} is {value!r}; need a number from 0 to below {below}")
         if self.n_embd % self.n_head:
             raise ValueError(f"GPTConfig.n_embd is {self.n_embd}, not a multiple of n_head = {self.n_head}; "
                              "every head needs the same whole number of channels")
@@ -131,7 +135,7 @@ class GPT(nn.Module):
 # %% ../nbs/04_model.ipynb #04-model-023
 def init_weights(model: GPT, seed: int = 123) -> GPT:
     "Fill `model` with random starting weights like GPT-2's, in place (scaling: Radford et al. 2019, section 2.3)."
-    gen = torch.Generator().manual_seed(seed)
+    gen = torch.Generator().manual_seed(seed % 2**64)
     std, depth = model.config.initializer_range, 2 * model.config.n_layer
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -146,5 +150,5 @@ def init_weights(model: GPT, seed: int = 123) -> GPT:
 
 
 def count_parameters(model: nn.Module) -> int:
-    "Number of trained numbers; a tied matrix counts once."
+    "Number of parameters, frozen ones too; a tied matrix counts once."
     return sum(p.numel() for p in model.parameters())

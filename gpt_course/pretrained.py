@@ -31,18 +31,20 @@ _OURS = {"model_type": "gpt2", "activation_function": "gelu_new", "tie_word_embe
 
 def _read_json(path: Path) -> dict:
     try:
-        return json.loads(path.read_text("utf-8"))
+        raw = json.loads(path.read_text("utf-8"))
+        if not isinstance(raw, dict): raise ValueError("it holds no object")
+        return raw
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; a model folder needs config.json and model.safetensors") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{path}: not a JSON file ({e}); fetch or export the model again") from None
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path}: not a JSON file of a model ({e}); fetch or export the model again") from None
 
 
 def _strange(raw: dict) -> str:
     "The first thing in a `config.json` that our `GPT` does not do; empty if there is none."
     for key, value in _OURS.items():
         if raw.get(key, value) != value: return f"{key} is {raw[key]!r}, but GPT-2 has {value!r}"
-    wide = 4 * raw.get("n_embd", 0)
+    wide = 4 * raw["n_embd"] if isinstance(raw.get("n_embd"), int) else None
     return f"n_inner is {raw['n_inner']}, but GPT-2 has {wide}" if raw.get("n_inner") not in (None, wide) else ""
 
 
@@ -55,8 +57,11 @@ def read_config(
     names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     if missing := [n for n in names if n not in raw]:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; need all of {', '.join(names)}")
-    return GPTConfig(**{n: raw[n] for n in names}, layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
-                     initializer_range=raw.get("initializer_range", 0.02))
+    try:
+        return GPTConfig(**{n: raw[n] for n in names}, layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
+                         initializer_range=raw.get("initializer_range", 0.02))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-009-b
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -72,7 +77,6 @@ class StoredTensor:
 
     def read_into(self, target: torch.Tensor, chunk: int = 1 << 20) -> None:
         "Fill `target`, of the same shape and any type and device; at most about `chunk` bytes are in memory besides it."
-        if self.dtype not in _DTYPES: raise ValueError(f"{self.path}: has a tensor of type {self.dtype}; need one of {', '.join(_DTYPES)}")
         dtype = _DTYPES[self.dtype]
         rows = max(1, chunk // (dtype.itemsize * math.prod(self.shape[1:])))
         with open(self.path, "rb") as f, torch.no_grad():
@@ -112,8 +116,24 @@ def _weights_path(folder: Path) -> Path:
 def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
     "All tensors of a file, or of the files that an index lists."
     if not path.name.endswith(".index.json"): return read_header(path)
-    files = sorted(set(_read_json(path).get("weight_map", {}).values()))
+    listed = _read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise ValueError(f"{path}: weight_map must name a file for each tensor; fetch or export the model again")
+    files = sorted(set(listed.values()))
     return {name: tensor for file in files for name, tensor in read_header(path.parent / Path(file).name).items()}
+
+
+def _same(a: StoredTensor, b: StoredTensor, chunk: int = 1 << 20) -> bool:
+    "Do two stored tensors have the same bytes? Read in pieces."
+    if (a.dtype, a.shape) != (b.dtype, b.shape) or a.dtype not in _DTYPES: return False
+    left = math.prod(a.shape) * _DTYPES[a.dtype].itemsize
+    with open(a.path, "rb") as f, open(b.path, "rb") as g:
+        f.seek(a.start); g.seek(b.start)
+        while left > 0:
+            n = min(chunk, left)
+            if f.read(n) != g.read(n): return False
+            left -= n
+    return True
 
 
 def load_weights(
@@ -123,11 +143,14 @@ def load_weights(
     "Read a checkpoint into `model`, in pieces; every tensor must be there and fit."
     path, wanted = Path(path), dict(model.named_parameters())
     stored = {name.removeprefix("transformer."): t for name, t in _stored_tensors(path).items() if not name.endswith(_BUFFERS)}
-    stored.pop("lm_head.weight", None)  # a copy of the tied embedding
+    head = stored.pop("lm_head.weight", None)  # in some files: the tied embedding once more
+    if head and "wte.weight" in stored and not _same(head, stored["wte.weight"]):
+        raise ValueError(f"{path}: lm_head.weight is not wte.weight again, so they are not tied; set tie_word_embeddings to false in config.json")
     if faults := [f"lacks {n}" for n in wanted if n not in stored] + [f"has unknown {n}" for n in stored if n not in wanted]:
         raise ValueError(f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; is it a GPT-2 checkpoint of this shape?")
     places = {name: p.detach().T if name.endswith(_TRANSPOSED) else p.detach() for name, p in wanted.items()}  # as in the file
     for name, place in places.items():
+        if stored[name].dtype not in _DTYPES: raise ValueError(f"{path}: {name} is of type {stored[name].dtype}; need one of {', '.join(_DTYPES)}")
         if place.shape != stored[name].shape:
             raise ValueError(f"{path}: {name} is {stored[name].shape}, but config.json asks for {tuple(place.shape)}; they do not belong together")
     for name, place in places.items(): stored[name].read_into(place)
@@ -172,6 +195,10 @@ def _announced(path: Path) -> str | None:
     return name if re.fullmatch("[0-9a-f]{64}", name) else None
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-011-c
+def _first_line(e: Exception) -> str:
+    return (str(e).strip() or type(e).__name__).splitlines()[0]
+
+
 def _hub_problem(e: Exception) -> str:
     "What went wrong, and what to do about it."
     from huggingface_hub import constants, errors
@@ -186,11 +213,11 @@ def _hub_problem(e: Exception) -> str:
         why = str(e.__cause__ or e).strip().splitlines()[:1]
         return f"{constants.ENDPOINT} cannot be reached ({' '.join(why)}); connect to the network and try again, or use --model tiny or a folder, which need none"
     if isinstance(e, OSError) and e.errno: return f"the cache {constants.HF_HUB_CACHE} cannot be written ({e.strerror}); set HF_HOME to a folder that can"
-    return f"{str(e).strip().splitlines()[0]}; try again"
+    return f"{_first_line(e)}; try again"
 
 
 def _from_hub(name: str) -> Path:
-    "The folder of a model of the Hub, downloaded and checked."
+    "The folder of a model of the Hub, downloaded, and checked where its checksum is known: pinned here, or the name that the cache links to."
     from huggingface_hub import hf_hub_download, snapshot_download  # imported late: only this way needs it
     repo, _, revision = (HUB_NAMES.get(name) or name.removeprefix("hf:")).partition("@")
     try:
@@ -227,17 +254,23 @@ def byte_characters() -> list[str]:  # 256 characters
 def _own_tokenizer(folder: Path, vocab_size: int) -> tiktoken.Encoding | None:
     "The tokenizer of GPT-2 or of `tiny`, if it is the one of this folder; `None` if the folder has another."
     if (table := folder / "vocabulary.tiktoken").exists(): return load_tokenizer(vocab_size, table)
+    settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     if (folder / "tokenizer.json").exists():
         raw = _read_json(folder / "tokenizer.json")
-        table, plain = raw["model"].get("vocab", {}), not raw.get("normalizer") and (raw.get("pre_tokenizer") or {}).get("type") == "ByteLevel"
-    elif (folder / "vocab.json").exists(): table, plain = _read_json(folder / "vocab.json"), True
+        if not isinstance(raw.get("model"), dict): raise ValueError(f"{folder / 'tokenizer.json'}: has no `model`; fetch or export the model again")
+        pre, table = raw.get("pre_tokenizer"), raw["model"].get("vocab")
+        plain = isinstance(table, dict) and isinstance(pre, dict) and not raw.get("normalizer") and pre.get("type") == "ByteLevel" and pre.get("use_regex", True)
+        plain = plain and not settings.get("add_prefix_space", pre.get("add_prefix_space"))
+    elif (folder / "vocab.json").exists(): table, plain = _read_json(folder / "vocab.json"), not settings.get("add_prefix_space")
     else:
         if vocab_size > GPT2_VOCAB_SIZE:
             raise ValueError(f"{folder}: vocabulary of {vocab_size}, but GPT-2's tokenizer has {GPT2_VOCAB_SIZE} ids; add the model's tokenizer.json")
         return load_tokenizer(vocab_size)
-    if not plain or not 257 <= len(table) <= GPT2_VOCAB_SIZE: return None
+    if not plain or not 257 <= len(table) <= GPT2_VOCAB_SIZE or {*table.values()} != {*range(len(table))}: return None
     ours, byte = load_tokenizer(len(table)), {c: b for b, c in enumerate(byte_characters())}
-    words = sorted(table, key=table.get)[:-1]  # the last is the end token
+    *words, last = sorted(table, key=table.get)  # the last is the end token
+    eos = settings.get("eos_token") or last
+    if (eos.get("content") if isinstance(eos, dict) else eos) != last: return None
     same = all(set(w) <= byte.keys() and bytes(map(byte.get, w)) == ours.decode_single_token_bytes(i) for i, w in enumerate(words))
     return ours if same else None
 
@@ -355,7 +388,7 @@ def load_transformers_tokenizer(folder: str | Path) -> TransformersTokenizer:
     except ImportError as e:
         raise ValueError(f"{folder}: this model's tokenizer needs a library that is not here ({e}); pip install transformers") from None
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{folder}: no tokenizer that Transformers can load ({str(e).strip().splitlines()[0]}); add the model's tokenizer.json") from None
+        raise ValueError(f"{folder}: no tokenizer that Transformers can load ({_first_line(e)}); add the model's tokenizer.json") from None
     return TransformersTokenizer(hf)
 
 
@@ -369,7 +402,7 @@ def load_transformers(folder: str | Path, device: str | torch.device = "cpu") ->
                                                         trust_remote_code=False, output_loading_info=True)
         model = TransformersModel(hf.to(device).eval())
     except (ImportError, OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as e:
-        raise ValueError(f"{folder}: Transformers cannot load it as a causal language model ({str(e).strip().splitlines()[0]})") from e
+        raise ValueError(f"{folder}: Transformers cannot load it as a causal language model ({_first_line(e)})") from e
     if lost := [*info["missing_keys"], *info["mismatched_keys"]]:
         raise ValueError(f"{folder}: lacks {', '.join(map(str, sorted(lost)[:5]))}; its files are not whole or not of this model; fetch them again")
     ids = torch.arange(4, device=device)[None]
@@ -381,13 +414,14 @@ def load_transformers(folder: str | Path, device: str | torch.device = "cpu") ->
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-019
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
     "Write a safetensors file whole or not at all."
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     os.close(fd)
     try:
         save_file(tensors, temp, metadata=metadata)
-        os.chmod(temp, 0o644)
+        with open(temp, "rb+") as f: os.fsync(f.fileno())
+        os.chmod(temp, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(temp, path)
     except BaseException:
         Path(temp).unlink(missing_ok=True)
@@ -409,6 +443,21 @@ def _write_table(path: Path, tokenizer: tiktoken.Encoding) -> None:
     write_atomic(path, "".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)))
 
 
+_TOKENIZER_FILES = ("vocabulary.tiktoken", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+def _save_tokenizer(folder: Path, tokenizer, vocab_size: int, n_positions: int) -> None:
+    "Write what is needed to find this tokenizer again, and remove what would name another."
+    theirs = isinstance(tokenizer, TransformersTokenizer)
+    if not theirs and tokenizer.n_vocab > vocab_size: raise ValueError(f"the tokenizer has {tokenizer.n_vocab} ids, and the model {vocab_size}; they do not belong together")
+    for name in _TOKENIZER_FILES: (folder / name).unlink(missing_ok=True)
+    if theirs: _move_saved(tokenizer.hf.save_pretrained, folder)
+    elif tokenizer.n_vocab < vocab_size:  # the model has rows without a token
+        from gpt_course.sharing import tokenizer_files  # imported late: it imports this module
+        for name, text in tokenizer_files(tokenizer, n_positions).items(): write_atomic(folder / name, text)
+    elif not tokenizer.name.startswith("gpt2-"): _write_table(folder / "vocabulary.tiktoken", tokenizer)
+
+
 def save_pretrained(
     model: GPT | TransformersModel,
     folder: str | Path,  # gets `model.safetensors` and `config.json`
@@ -417,8 +466,9 @@ def save_pretrained(
 ) -> Path:
     "Write a model so that `load_pretrained` and `transformers` read it."
     folder = Path(folder)
-    if isinstance(tokenizer, TransformersTokenizer): _move_saved(tokenizer.hf.save_pretrained, folder)
-    elif tokenizer is not None and not tokenizer.name.startswith("gpt2-"): _write_table(folder / "vocabulary.tiktoken", tokenizer)
+    if lora := [n for n, _ in model.named_parameters() if n.endswith((".lora_A", ".lora_B"))]:
+        raise ValueError(f"the model has LoRA layers ({lora[0]} …), which nobody would read from {folder}; call remove_lora(merge_lora(model)) first, or save_adapter")
+    if tokenizer is not None: _save_tokenizer(folder, tokenizer, model.config.vocab_size, model.config.n_positions)
     if isinstance(model, TransformersModel):
         hf = model.hf if dtype == torch.float32 else copy.deepcopy(model.hf).to(dtype)
         _move_saved(hf.save_pretrained, folder)

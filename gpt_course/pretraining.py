@@ -16,7 +16,7 @@ from .dataset import write_atomic
 from .encyclopedia import FOCUS_ROWS, Encyclopedia, documents, limit_rows, read_encyclopedia
 from .finetuning import load_checkpoint, save_checkpoint
 from .model import GPT, GPTConfig, count_parameters, init_weights
-from .pretrained import load_pretrained, save_pretrained
+from .pretrained import find_model, load_pretrained, save_pretrained
 
 # %% auto #0
 __all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'carry_over', 'make_text',
@@ -115,7 +115,7 @@ def pretrain(
 ) -> list[dict]:  # a row per step: step, tokens_seen, loss, lr
     "Next-token prediction over `ids`, in order; goes on from `checkpoint` if that exists."
     T, opts = model.config.n_positions, make_optimizers(model, lr, muon, bf16=bf16)
-    span, rows, last = batch_size * T, [], min(until or steps, steps)
+    span, rows, last = batch_size * T, [], steps if until is None else min(until, steps)
     if last * span + 1 > len(ids): raise ValueError(f"{len(ids):,} tokens are too few for {last} steps of {span}; need {last * span + 1:,}")
     settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, compiled=compiled, bf16=bf16)  # steps and decay may change
     digest = lambda n: hashlib.sha256(ids[: n * span].tobytes()).hexdigest()
@@ -124,6 +124,7 @@ def pretrain(
         rows = state["rows"]
         if (old := {"bf16": False} | state.get("settings", settings)) != settings:
             raise ValueError(f"{checkpoint}: was made with {old}, now {settings}; resume with the same, or choose another directory")
+        if len(rows) > last: raise ValueError(f"{checkpoint}: has {len(rows)} steps, more than the {last} asked for; ask for more, or choose another directory")
         if state.get("read") not in (None, digest(len(rows))):
             raise ValueError(f"{checkpoint}: was made from another text; use the same seed and data, or another directory")
     def loss_of(x, y):
@@ -200,6 +201,12 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--compiled", action="store_true", help="with torch.compile: faster, needs a C++ compiler")
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the processor has instructions for it")
     a = p.parse_args(argv)
+    for name in ("steps", "until", "batch_size"):
+        if (value := getattr(a, name)) is not None and value < 1: p.error(f"--{name.replace('_', '-')} is {value}; need at least 1")
+    if a.start:  # its log is needed at the end, so ask for it now
+        a.start = find_model(a.start)
+        for name in ("pretraining.json", "log.csv"):
+            if not (a.start / name).is_file(): p.error(f"{a.start / name}: no such file; --start needs a folder that an earlier part has left")
     out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
     ids = make_text(read_encyclopedia(), tokenizer, min(a.until or a.steps, a.steps) * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows)

@@ -27,7 +27,7 @@ def encode_prompts(
     tokenizer,
     context: int,  # the model's `n_positions`, in tokens
 ) -> list[list[int]]:
-    "Prompt ids as in training; `ValueError` lists every record whose prompt leaves no room for an answer."
+    "Prompt ids as in training; `ValueError` names records whose prompt leaves no room for an answer, five at most."
     prompts = [tokenizer.encode_ordinary(render_prompt(r)) for r in records]
     if bad := [f"record {i} has {len(p)}" for i, p in enumerate(prompts, 1) if len(p) >= context]:
         raise ValueError(f"prompts too long: {', '.join(bad[:5])}{' …' if len(bad) > 5 else ''} tokens; the model's context is {context} and must "
@@ -49,7 +49,7 @@ def respond(
     "Answers of a model to instruction records."
     prompts = encode_prompts(records, tokenizer, model.config.n_positions)
     out = generate(model, prompts, max_new_tokens, tokenizer.eot_token, temperature, top_k, top_p, seed, batch_size)
-    return [Response(tokenizer.decode(g.ids).strip(), g.ended) for g in out]
+    return [Response(tokenizer.decode([t for t in g.ids if t < tokenizer.n_vocab]).strip(), g.ended) for g in out]
 
 # %% ../nbs/09_responses.ipynb #09-responses-012
 def compare_responses(

@@ -80,7 +80,8 @@ def read_sections(path) -> dict[str, list[list[str]]]:
     """The sections of a lexicon file, each a list of rows of cells."""
     sections: dict[str, list[list[str]]] = {}
     with open(path, encoding="utf-8") as lines:
-        for line in map(str.rstrip, lines):
+        for n, line in enumerate(map(str.rstrip, lines), 1):
+            if not sections and line and line[0] not in "[#": raise ValueError(f"{path}, line {n}: {line!r} stands before the first [section]")
             if line.startswith("["):
                 rows = sections.setdefault(line.strip("[]"), [])
             elif line and not line.startswith("#"):

@@ -121,15 +121,18 @@ def whole_folder(
     try:
         new.mkdir()
         yield new
-        if strange := found - {p.name for p in new.iterdir()}:
+        found = {p.name for p in folder.iterdir()} if folder.exists() else set()  # again: an export takes a while
+        if strange := found - {p.name for p in new.iterdir()} if overwrite else found:
             raise ValueError(f"{folder}: has {', '.join(sorted(strange)[:3])}{' …' if len(strange) > 3 else ''}, which this export does not write; "
                              "nothing was changed; move it away, or choose another folder")
-        if folder.exists(): os.replace(folder, old)
-        try: os.replace(new, folder)
-        except OSError:
-            if old.exists(): os.replace(old, folder)
+        try:
+            if folder.exists(): os.replace(folder, old)
+            os.replace(new, folder)
+        except BaseException:
+            if old.exists() and not folder.exists(): os.replace(old, folder)
             raise
-    finally: shutil.rmtree(work, ignore_errors=True)
+    finally:
+        if folder.exists() or not old.exists(): shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-028
 def read_run(
@@ -137,12 +140,15 @@ def read_run(
 ) -> dict:  # `settings`, `versions`, `metrics`, `history`: what of them is there
     "What a run of `gpt-course finetune` has left about itself."
     folder, run = Path(source or ""), {}
-    if not source or not (folder / "run.json").is_file(): return run
+    if str(source or "") in ("", "tiny", *HUB_NAMES) or str(source).startswith("hf:") or not (folder / "run.json").is_file(): return run
     for name in ("run.json", "metrics.json"):
         try: value = json.loads((folder / name).read_text("utf-8"))
         except FileNotFoundError: continue
         except ValueError as e: raise ValueError(f"{folder / name}: not a JSON file ({e}); mend or remove it") from None
-        if name == "run.json" and not (isinstance(value, dict) and {"model", "data"} <= value.get("settings", {}).keys()):
+        part = lambda key: value.get(key) if isinstance(value, dict) and isinstance(value.get(key), dict) else {}
+        if name == "metrics.json" and not all(isinstance(part(when).get("exact_match"), (int, float)) for when in ("before", "after")):
+            raise ValueError(f"{folder / name}: need the scores `before` and `after`; mend or remove it")
+        if name == "run.json" and not {"model", "data"} <= part("settings").keys():
             raise ValueError(f"{folder / name}: has no settings with model and data, so it is not of a run of `gpt-course finetune`; mend or remove it")
         run |= value if name == "run.json" else {"metrics": value}
     if (folder / "history.csv").is_file(): run["history"] = History.load(folder / "history.csv")
@@ -237,7 +243,7 @@ def model_card(
     prompts = [render_prompt({"instruction": "INSTRUCTION", "input": i}) for i in ("", "INPUT")]
     matched = run.get("metrics", {}).get("after", {}).get("exact_match")
     return _card_head(base, license, library) + _CARD.format(
-        name=name, parameters=count_parameters(model), vocab=c.vocab_size, context=getattr(c, "n_positions", None) or c.max_position_embeddings,
+        name=name, parameters=count_parameters(model), vocab=c.vocab_size, context=getattr(c, "n_positions", None) or getattr(c, "max_position_embeddings", None) or 2048,
         origin=f"{origin} [gpt_course]({_HOME}) {gpt_course.__version__}.", plain=prompts[0], paired=prompts[1], use=use,
         end=f"The answer ends with the token `{END}`. " if isinstance(model, GPT) else "",
         record=_card_run(run) if run else _NO_RUN, license=f"{license}." if license else _NO_LICENSE,
@@ -347,24 +353,31 @@ def write_gguf(
 ) -> Path:
     "One GGUF file: shape, tokenizer, template and weights (keys as llama.cpp's convert_hf_to_gguf.py writes them for GPT-2)."
     import gguf
-    c, (tokens, merges), eos = model.config, vocabulary(tokenizer), tokenizer.eot_token
-    w = gguf.GGUFWriter(path, "gpt2")
-    w.add_name(name or Path(path).stem)
+    if dtype not in (kinds := {"f32": 0, "f16": 1, "q8_0": 7}): raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(kinds)}")
+    c, (tokens, merges), eos, path = model.config, vocabulary(tokenizer), tokenizer.eot_token, Path(path)
+    spare = [f"[PAD{i}]" for i in range(len(tokens), c.vocab_size)]  # rows of the model without a token
+    w = gguf.GGUFWriter(part := path.with_name(f".{path.name}.part"), "gpt2")
+    w.add_name(name or path.stem)
     if license: w.add_license(license)
     w.add_context_length(c.n_positions); w.add_embedding_length(c.n_embd); w.add_block_count(c.n_layer); w.add_feed_forward_length(4 * c.n_embd)
-    w.add_head_count(c.n_head); w.add_layer_norm_eps(c.layer_norm_epsilon); w.add_file_type({"f32": 0, "f16": 1, "q8_0": 7}[dtype])
+    w.add_head_count(c.n_head); w.add_layer_norm_eps(c.layer_norm_epsilon); w.add_file_type(kinds[dtype])
     w.add_sampling_temp(0.0)  # greedy, unless the user asks for something else
     w.add_tokenizer_model("gpt2"); w.add_tokenizer_pre("gpt-2")
-    w.add_token_list(tokens); w.add_token_merges(merges)
-    w.add_token_types([gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL])
+    w.add_token_list(tokens + spare); w.add_token_merges(merges)
+    w.add_token_types([gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL] + [gguf.TokenType.UNUSED] * len(spare))
     w.add_bos_token_id(eos); w.add_eos_token_id(eos); w.add_pad_token_id(eos)
     w.add_add_bos_token(False); w.add_add_eos_token(False)  # the prompt begins with its first word, as in training
     w.add_chat_template(chat_template())
     for key, p in model.named_parameters():
         array, kind = _gguf_tensor(gguf_name(key), p, dtype)
         w.add_tensor(gguf_name(key), array, raw_dtype=kind)
-    w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
-    return Path(path)
+    try:
+        w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
+        os.replace(part, path)
+    except BaseException:
+        w.close(); part.unlink(missing_ok=True)
+        raise
+    return path
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-045
 def modelfile(
@@ -430,4 +443,4 @@ def push_to_hub(
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload with gpt_course {gpt_course.__version__}", ignore_patterns=[".*"]))
     except Exception as e:  # the library has many kinds of failure
-        raise ValueError(f"{repo_id}: could not be uploaded ({type(e).__name__}: {str(e).splitlines()[0]}); check name, rights and network, and try again") from e
+        raise ValueError(f"{repo_id}: could not be uploaded ({type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0]}); check name, rights and network, and try again") from e

@@ -1,7 +1,7 @@
 """Build the site into _docs/: with Quarto where it is installed, otherwise with smalldocs.
 
 Both read _quarto.yml and the notebooks as nbdev processes them. smalldocs needs neither Quarto
-nor network; its pages take KaTeX from a CDN when read, or from --katex, a folder with KaTeX's `dist`.
+nor network; its pages take KaTeX from a CDN when read, or from --katex, KaTeX's folder `dist`.
 """
 import argparse, os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
@@ -60,11 +60,13 @@ def with_smalldocs(katex=None):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--smalldocs', action='store_true', help='do not use Quarto even where it is installed')
-    p.add_argument('--katex', type=Path, help="folder with KaTeX's files, to be copied into the site (smalldocs only)")
+    p.add_argument('--katex', type=Path, help="KaTeX's folder `dist`, to be copied into the site (smalldocs only)")
     args = p.parse_args()
+    if args.katex and not (args.katex/'katex.min.css').is_file(): p.error(f'--katex {args.katex}: no katex.min.css there; name KaTeX\'s folder dist')
+    katex = args.katex and args.katex.resolve()
     os.chdir(ROOT)
     if shutil.which('quarto') and not args.smalldocs: with_quarto()
-    else: with_smalldocs(args.katex)
+    else: with_smalldocs(katex)
     print('open _docs/index.html')
 
 if __name__ == '__main__': main()

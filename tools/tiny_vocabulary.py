@@ -33,8 +33,8 @@ def make_table():
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--write', action='store_true', help='write the table')
-    table = make_table()
-    if p.parse_args().write: write_atomic(TABLE, table)
+    a, table = p.parse_args(), make_table()
+    if a.write: write_atomic(TABLE, table)
     same = TABLE.exists() and TABLE.read_text() == table
     print(f'{TABLE.name}: {table.count(chr(10)):,} tokens, {"up to date" if same else "not what the text gives; run with --write"}')
     if not same: sys.exit(1)
