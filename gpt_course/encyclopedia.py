@@ -37,6 +37,7 @@ class Relation:
     often: float = 1.0  # drawn so much more often than its number of rows says
     asked: bool = True  # does `builtin` ask about it?
     swap: bool = False  # are its rows about sentences that stay right with other words in them? See `swap_words`
+    unasked: frozenset[str] = frozenset()  # subjects that `builtin` passes over: told before somebody saw that the row is not good enough
 
 
 def read_relation(
@@ -69,14 +70,15 @@ def read_relation(
                     head.get("rows", ""), head["source"], *_read_measures(path, head))
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006-b
-def _read_measures(path: Path, head: dict) -> tuple[int, float, bool, bool]:
+def _read_measures(path: Path, head: dict) -> tuple[int, float, bool, bool, frozenset[str]]:
+    asked, but, unasked = head.get("asked", "yes").partition(" but ")
     try:
         focus, yes = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0)), {"yes": True, "no": False}
         if focus < 0 or not 0 <= (often := float(head.get("often", 1))) < float("inf"): raise ValueError
-        return focus, often, yes[head.get("asked", "yes")], yes[head.get("swap", "no")]
+        return focus, often, yes[asked], yes[head.get("swap", "no")], frozenset(unasked.split(", ") if but else ())
     except (ValueError, KeyError):
         raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}, asked: {head.get('asked')!r}, "
-                         f"swap: {head.get('swap')!r}; need a number of rows or `all`, a factor, `yes` or `no`, and `yes` or `no`") from None
+                         f"swap: {head.get('swap')!r}; need a number of rows or `all`, a factor, `yes`, `yes but SUBJECT, SUBJECT` or `no`, and `yes` or `no`") from None
 
 
 def _read_task(path: Path, n: int, line: str) -> tuple[str, str, str]:
@@ -447,7 +449,7 @@ def _fact(row: dict[str, str]) -> frozenset[str]:
 def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) -> list[dict[str, str]]:
     "Up to `n` rows of `relation`, no two of which tell the same fact, forwards or backwards."
     made = {k: v for k, v in lexicon.items() if k != "clauses"}  # records about sentences are made from the word lists alone
-    rows = list(relation.rows) or [draw_row(rng, relation, made, held_out=True) for _ in range(3 * n)]
+    rows = [row for row in relation.rows if row[relation.subject] not in relation.unasked] or [draw_row(rng, relation, made, held_out=True) for _ in range(3 * n)]
     rng.shuffle(rows)
     seen, out = set(), []
     for row in rows:
