@@ -18,20 +18,22 @@ __all__ = ['FILES', 'run_finetune', 'write_report', 'run_respond', 'run_chat', '
 # %% ../nbs/cli.ipynb #cli-006
 FILES = ("run.json", "model.safetensors", "config.json", "history.csv", "losses.png", "responses.json", "metrics.json", "report.html")
 _CHECKPOINT = "checkpoint.safetensors"
+_WRITTEN = {*FILES, _CHECKPOINT, "adapter", "vocabulary.tiktoken", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+            "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "model.safetensors.index.json"}  # by a run, with some model
 
 
 def _open_run(out: Path, settings: dict, resume: bool) -> None:
     "Claim the output directory, or explain why it cannot be used."
     if out.exists() and not out.is_dir(): raise ValueError(f"{out}: is a file; name a directory for --out")
-    found, before = sorted(p.name for p in out.iterdir() if p.name[0] != ".") if out.exists() else [], {}
+    found, before = sorted(_WRITTEN & {p.name for p in out.iterdir()}) if out.exists() else [], {}
     if found and not resume:
-        what = "a run" if {*FILES, _CHECKPOINT} & {*found} else "something"
+        what = "a run" if {*FILES, _CHECKPOINT} & {*found} else "files that a run would write"
         raise ValueError(f"{out}: already has {what} in it ({', '.join(found[:3])}{' …' if len(found) > 3 else ''}); nothing was changed; "
                          "choose another --out, or give --resume to go on with an interrupted run")
     if found and resume:
         try:
             before = json.loads((out / "run.json").read_text("utf-8"))
-            old = dict(before["settings"])
+            old, resumed = dict(before["settings"]), list(before.get("resumed", []))
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{out}: holds files, but no readable run.json of a run to resume; choose another --out") from None
         if (out / "metrics.json").exists(): raise ValueError(f"{out}: this run is complete; choose another --out for a new one")
@@ -39,7 +41,7 @@ def _open_run(out: Path, settings: dict, resume: bool) -> None:
             raise ValueError(f"{out}: was begun with other settings ({', '.join(changed)}); resume with the same, or choose another --out")
     from gpt_course.dataset import write_json
     now = {"versions": _versions(), "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-    write_json(out / "run.json", before | {"resumed": before.get("resumed", []) + [now]} if before else {"settings": settings} | now)
+    write_json(out / "run.json", before | {"resumed": [*resumed, now]} if before else {"settings": settings} | now)
 
 
 def _versions() -> dict[str, str]:
@@ -184,7 +186,7 @@ def _print_answer(net, tokenizer, record: dict[str, str], max_new_tokens: int, t
     [prompt] = encode_prompts([record], tokenizer, net.config.n_positions)
     ids, shown = [], ""
     for token in stream(net, prompt, max_new_tokens, tokenizer.eot_token, temperature, top_k, top_p, seed):
-        ids.append(token)
+        if token < tokenizer.n_vocab: ids.append(token)  # a model can have rows that are no token's
         text = tokenizer.decode(ids)
         if text.endswith("\ufffd"): continue  # half a character: wait for the other tokens
         print(text[len(shown):], end="", flush=True, file=file)

@@ -5,7 +5,7 @@
 # %% ../nbs/01_dataset.ipynb #01-dataset-003
 from __future__ import annotations
 import hashlib, http.client, json, math, os, random, re, sys, tempfile, time, unicodedata, urllib.error, urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 import gpt_course
@@ -95,9 +95,8 @@ def load_records(
 
 def _once(pairs: list[tuple[str, object]]) -> dict:
     "A JSON object; Python alone would keep the last of two fields with one name, and say nothing."
-    names = [name for name, _ in pairs]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"the field {min(twice)!r} stands twice in one record, {str(dict(pairs))[:60]}…")
+    if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
+        raise ValueError(f"the field {twice[0]!r} stands twice in one record, {str(dict(pairs))[:60]}…")
     return dict(pairs)
 
 
@@ -198,7 +197,7 @@ def write_atomic(
     data: bytes | str,  # text is written as UTF-8
 ) -> Path:
     "Write a file whole or not at all: a temporary file in the same folder, flushed to disk, then renamed."
-    path = Path(os.path.realpath(path))  # a link stays a link
+    named, path = Path(path), Path(os.path.realpath(path))  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
@@ -210,7 +209,7 @@ def write_atomic(
     except BaseException:
         Path(temp).unlink(missing_ok=True)
         raise
-    return path
+    return named
 
 
 def write_json(path: str | Path, value: object) -> Path:

@@ -134,7 +134,7 @@ def parse_score(
     reply: str,  # what the judge wrote
 ) -> int | None:  # 0 to 100, or `None` if there is no readable grade
     "The grade on the last line that has one."
-    found = re.findall(r"^[^\w\n]*SCORE[^\w\n]*(?<![-−–.])(\d{1,3})(?:[^\S\n]*/[^\S\n]*100)?[^\w\n]*$", reply, flags=re.M | re.I)
+    found = re.findall(r"^[^\w\n]*SCORE[^\w\n]*(?<![-−.])(?<![-−] )(\d{1,3})(?:[^\S\n]*/[^\S\n]*100)?[^\w\n]*$", reply, flags=re.M | re.I)
     return int(found[-1]) if found and int(found[-1]) <= 100 else None
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-026

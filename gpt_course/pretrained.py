@@ -414,7 +414,7 @@ def load_transformers(folder: str | Path, device: str | torch.device = "cpu") ->
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-019
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
     "Write a safetensors file whole or not at all."
-    path = Path(os.path.realpath(path))  # a link stays a link
+    named, path = Path(path), Path(os.path.realpath(path))  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     os.close(fd)
@@ -426,7 +426,7 @@ def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: d
     except BaseException:
         Path(temp).unlink(missing_ok=True)
         raise
-    return path
+    return named
 
 
 def _move_saved(save, folder: Path) -> None:
@@ -437,10 +437,10 @@ def _move_saved(save, folder: Path) -> None:
         for path in sorted(Path(temp).iterdir(), key=lambda p: (p.name == "config.json", p.name)): os.replace(path, folder / path.name)
 
 
-def _write_table(path: Path, tokenizer: tiktoken.Encoding) -> None:
+def _table(tokenizer: tiktoken.Encoding) -> str:
     "Its tokens in tiktoken's form, one a line: base 64, a blank, the id."
     tokens = (tokenizer.decode_single_token_bytes(i) for i in range(tokenizer.n_vocab - 1))
-    write_atomic(path, "".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)))
+    return "".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens))
 
 
 _TOKENIZER_FILES = ("vocabulary.tiktoken", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -450,19 +450,22 @@ def _save_tokenizer(folder: Path, tokenizer, vocab_size: int, n_positions: int) 
     "Write what is needed to find this tokenizer again, and remove what would name another."
     theirs = isinstance(tokenizer, TransformersTokenizer)
     if not theirs and tokenizer.n_vocab > vocab_size: raise ValueError(f"the tokenizer has {tokenizer.n_vocab} ids, and the model {vocab_size}; they do not belong together")
-    for name in _TOKENIZER_FILES: (folder / name).unlink(missing_ok=True)
-    if theirs: _move_saved(tokenizer.hf.save_pretrained, folder)
+    if theirs: files = {}
     elif tokenizer.n_vocab < vocab_size:  # the model has rows without a token
         from gpt_course.sharing import tokenizer_files  # imported late: it imports this module
-        for name, text in tokenizer_files(tokenizer, n_positions).items(): write_atomic(folder / name, text)
-    elif not tokenizer.name.startswith("gpt2-"): _write_table(folder / "vocabulary.tiktoken", tokenizer)
+        files = tokenizer_files(tokenizer, n_positions)
+    else: files = {} if tokenizer.name.startswith("gpt2-") else {"vocabulary.tiktoken": _table(tokenizer)}
+    for name, text in files.items(): write_atomic(folder / name, text)
+    for name in _TOKENIZER_FILES:
+        if name not in files: (folder / name).unlink(missing_ok=True)
+    if theirs: _move_saved(tokenizer.hf.save_pretrained, folder)
 
 
 def save_pretrained(
     model: GPT | TransformersModel,
     folder: str | Path,  # gets `model.safetensors` and `config.json`
     dtype: torch.dtype = torch.float32,  # how numbers are stored
-    tokenizer=None,  # as `load_pretrained` returned it; written too, but for GPT-2's, which follows from the size of the vocabulary
+    tokenizer=None,  # as `load_pretrained` returned it; written too, unless it is GPT-2's and has the size of the model's vocabulary, from which it follows
 ) -> Path:
     "Write a model so that `load_pretrained` and `transformers` read it."
     folder = Path(folder)

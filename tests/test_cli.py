@@ -69,7 +69,7 @@ def test_several_answers_are_drawn_and_one_is_scored(finished, small_data):
 @pytest.mark.parametrize("yours", ["adapter", "vocabulary.tiktoken"])
 def test_what_lies_where_a_run_would_write_is_left_alone(yours, small_model, small_data, tmp_path):
     (tmp_path / yours).mkdir()
-    refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", tmp_path), f"already has something in it ({yours})")
+    refused(gpt_course("finetune", "--model", small_model, "--data", small_data, "--out", tmp_path), f"already has files that a run would write in it ({yours})")
     assert [p.name for p in tmp_path.iterdir()] == [yours]
 
 
