@@ -20,7 +20,7 @@ from .pretrained import find_model, load_pretrained, save_pretrained
 
 # %% auto #0
 __all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'carry_over', 'make_text',
-           'main']
+           'main', 'mean_weights']
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-006
 def encode_documents(
@@ -237,3 +237,12 @@ def _write_log(folder: Path, start: str | None, part: dict, rows: list[dict]) ->
 
 if __name__ == "__main__" and "__file__" in globals():
     main()
+
+# %% ../nbs/16_pretraining.ipynb #16-pretraining-020-b
+def mean_weights(one: GPT, other: GPT) -> GPT:  # a third model
+    "The model half-way between two of one shape, the second of which was trained on from the first (Izmailov et al. 2018; Wortsman et al. 2022)."
+    if one.config != other.config: raise ValueError(f"two shapes, {one.config} and {other.config}; only models of one shape have a mean")
+    a, b = one.state_dict(), other.state_dict()
+    out = GPT(one.config)
+    out.load_state_dict({name: (a[name] + b[name]) / 2 for name in a})
+    return out.eval()

@@ -6,8 +6,11 @@
 The parts stand in gpt_course/assets/tiny/pretraining.json. The same machine gives the same weights each time. They are not
 the shipped ones to the bit: part two was shortened while it ran (see its note there).
 """
-import argparse, json, os, subprocess, sys
+import argparse, json, os, shutil, subprocess, sys
 from pathlib import Path
+import torch
+from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.pretraining import mean_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT/'gpt_course'/'assets'/'tiny'/'pretraining.json'
@@ -25,6 +28,12 @@ def as_parts(folder):
     head, *rows = (folder/'log.csv').read_text().splitlines()
     (folder/'log.csv').write_text('\n'.join([f'part,{head}', *(f'1,{row}' for row in rows)]) + '\n')
 
+def mean_folder(new, old, folder):
+    "The mean of two parts' weights, with the log of the later one"
+    (a, tokenizer), (b, _) = load_pretrained(old), load_pretrained(new)
+    save_pretrained(mean_weights(a, b), folder, torch.float16, tokenizer)
+    for name in ('log.csv', 'pretraining.json'): shutil.copyfile(new/name, folder/name)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--out', type=Path, required=True, help='folder for work trees, checkpoints and weights')
@@ -41,6 +50,9 @@ def main():
             checkout(part['commit'], code)
             subprocess.run(cmd, cwd=code, env=os.environ | {'PYTHONPATH': str(code)}, check=True)
         as_parts(start)
+        if 'mean_with' in part:
+            mean_folder(start, out/f'part-{part["mean_with"]}'/'tiny', made/'mean')
+            start = made/'mean'
     print(f'the weights: {start}')
 
 if __name__ == '__main__': main()
