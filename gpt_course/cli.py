@@ -64,18 +64,13 @@ def _answer_and_score(model, tokenizer, records: list[dict], loader, max_new_tok
     return responses, {"loss": evaluate_loss(model, loader)} | score_responses(records, responses) | {"seconds": seconds}
 
 # %% ../nbs/cli.ipynb #cli-008-a
-def _inner(net):
-    "Of a model of Transformers that the course has wrapped, the model itself: so an adapter has the names that PEFT expects."
-    return getattr(net, "hf", net)
-
-
 def _adapt(net, lora: dict, seed: int) -> float:  # share of the parameters that is trained
     "Give the model LoRA layers, if the run asks for them."
     from gpt_course.lora import add_lora, count_trainable
     from gpt_course.model import count_parameters
     if not lora["lora_rank"]: return 1.0
     whole = count_parameters(net)
-    add_lora(_inner(net), lora["lora_rank"], lora["lora_alpha"], lora["lora_dropout"], lora["lora_targets"], seed)
+    add_lora(net, lora["lora_rank"], lora["lora_alpha"], lora["lora_dropout"], lora["lora_targets"], seed)
     print(f"LoRA: {count_trainable(net):,} of {whole:,} numbers are trained", file=sys.stderr)
     return count_trainable(net) / whole
 
@@ -128,8 +123,8 @@ def run_finetune(
     history = finetune(net, train, val, config, out / _CHECKPOINT, resume, progress)
     training_s = round(time.perf_counter() - start, 2)
     if lora_rank:
-        save_adapter(_inner(net), out / "adapter", model)
-        remove_lora(merge_lora(_inner(net)))
+        save_adapter(net, out / "adapter", model)
+        remove_lora(merge_lora(net))
     after, scores_after = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, "after")
     scores_after["seconds"] |= {"finetune": training_s} | ({"resumed": True} if resume else {})  # resumed: the last part only
     metrics, compared = {"before": scores_before, "after": scores_after}, compare_responses(parts[1], before, after)

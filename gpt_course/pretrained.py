@@ -436,7 +436,7 @@ def _move_saved(save, folder: Path) -> None:
         save(temp)
         for path in sorted(Path(temp).iterdir(), key=lambda p: (p.name == "config.json", p.name)): os.replace(path, folder / path.name)
 
-
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-019-b
 def _table(tokenizer: tiktoken.Encoding) -> str:
     "Its tokens in tiktoken's form, one a line: base 64, a blank, the id."
     tokens = (tokenizer.decode_single_token_bytes(i) for i in range(tokenizer.n_vocab - 1))
@@ -456,11 +456,11 @@ def _save_tokenizer(folder: Path, tokenizer, vocab_size: int, n_positions: int) 
         files = tokenizer_files(tokenizer, n_positions)
     else: files = {} if tokenizer.name.startswith("gpt2-") else {"vocabulary.tiktoken": _table(tokenizer)}
     for name, text in files.items(): write_atomic(folder / name, text)
-    for name in _TOKENIZER_FILES:
-        if name not in files: (folder / name).unlink(missing_ok=True)
     if theirs: _move_saved(tokenizer.hf.save_pretrained, folder)
+    for name in _TOKENIZER_FILES[: 1 if theirs else None]:  # Transformers has replaced its own files
+        if name not in files: (folder / name).unlink(missing_ok=True)
 
-
+# %% ../nbs/06_pretrained.ipynb #06-pretrained-019-d
 def save_pretrained(
     model: GPT | TransformersModel,
     folder: str | Path,  # gets `model.safetensors` and `config.json`
