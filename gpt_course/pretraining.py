@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from .batching import TINY_VOCAB_SIZE, load_tokenizer
 from .dataset import write_atomic
-from .encyclopedia import FOCUS_ROWS, Encyclopedia, documents, limit_rows, read_encyclopedia
+from .encyclopedia import FOCUS_ROWS, MIXTURE, Encyclopedia, documents, limit_rows, read_encyclopedia
 from .finetuning import load_checkpoint, save_checkpoint
 from .model import GPT, GPTConfig, count_parameters, init_weights
 from .pretrained import find_model, load_pretrained, save_pretrained
+from .sheets import sheet_document
 
 # %% auto #0
 __all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'carry_over', 'make_text',
@@ -180,9 +181,11 @@ def make_text(
     n_tokens: int,
     seed: int,
     focus_rows: int = FOCUS_ROWS,  # rows a table, where its header asks for no other number; 0: the whole world
+    sheets: float = 0.0,  # practice sheets for each other document, see the next lecture
 ) -> np.ndarray:  # uint16 (n_tokens,)
     "The text of a part of the long run."
-    return encode_documents(documents(limit_rows(enc, focus_rows) if focus_rows else enc, seed), tokenizer, n_tokens)
+    mixture = MIXTURE | {sheet_document: sheets * sum(MIXTURE.values())} if sheets else None
+    return encode_documents(documents(limit_rows(enc, focus_rows) if focus_rows else enc, seed, mixture), tokenizer, n_tokens)
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-018-b
 def main(argv: list[str] | None = None) -> None:
@@ -198,6 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--focus-rows", type=int, default=FOCUS_ROWS, help="rows of each table in the smaller world; 0: the whole world")
+    p.add_argument("--sheets", type=float, default=0.0, help="practice sheets for each other document")
     p.add_argument("--compiled", action="store_true", help="with torch.compile: faster, needs a C++ compiler")
     p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the processor has instructions for it")
     a = p.parse_args(argv)
@@ -209,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
             if not (a.start / name).is_file(): p.error(f"{a.start / name}: no such file; --start needs a folder that an earlier part has left")
     out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
-    ids = make_text(read_encyclopedia(), tokenizer, min(a.until or a.steps, a.steps) * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows)
+    ids = make_text(read_encyclopedia(), tokenizer, min(a.until or a.steps, a.steps) * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows, a.sheets)
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     print(f"{len(ids):,} tokens, sha256 {digest}", flush=True)
     model = init_weights(GPT(TINY), a.seed)
