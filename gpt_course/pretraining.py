@@ -5,6 +5,7 @@
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-003
 from __future__ import annotations
 import argparse, csv, hashlib, json, math, re, time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -20,8 +21,8 @@ from .pretrained import find_model, load_pretrained, save_pretrained
 from .sheets import sheet_document
 
 # %% auto #0
-__all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'carry_over', 'make_text',
-           'main', 'mean_weights']
+__all__ = ['TINY', 'encode_documents', 'orthogonalise', 'Muon', 'lr_at', 'make_optimizers', 'pretrain', 'carry_over',
+           'part_documents', 'make_text', 'main', 'mean_weights']
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-006
 def encode_documents(
@@ -175,17 +176,27 @@ def carry_over(
 TINY = GPTConfig(vocab_size=TINY_VOCAB_SIZE, n_positions=256, n_embd=256, n_layer=8, n_head=8)
 
 
+def part_documents(
+    enc: Encyclopedia,
+    seed: int,
+    focus_rows: int = FOCUS_ROWS,  # rows a table, where its header asks for no other number; 0: the whole world
+    sheets: float = 0.0,  # practice sheets for each other document, see the next lecture
+) -> Iterator[str]:
+    "The endless documents that a part of the long run reads from."
+    mixture = MIXTURE | {sheet_document: sheets * sum(MIXTURE.values())} if sheets else None
+    return documents(limit_rows(enc, focus_rows) if focus_rows else enc, seed, mixture)
+
+
 def make_text(
     enc: Encyclopedia,
     tokenizer,
     n_tokens: int,
     seed: int,
-    focus_rows: int = FOCUS_ROWS,  # rows a table, where its header asks for no other number; 0: the whole world
-    sheets: float = 0.0,  # practice sheets for each other document, see the next lecture
+    focus_rows: int = FOCUS_ROWS,
+    sheets: float = 0.0,
 ) -> np.ndarray:  # uint16 (n_tokens,)
     "The text of a part of the long run."
-    mixture = MIXTURE | {sheet_document: sheets * sum(MIXTURE.values())} if sheets else None
-    return encode_documents(documents(limit_rows(enc, focus_rows) if focus_rows else enc, seed, mixture), tokenizer, n_tokens)
+    return encode_documents(part_documents(enc, seed, focus_rows, sheets), tokenizer, n_tokens)
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-018-b
 def main(argv: list[str] | None = None) -> None:

@@ -1,11 +1,11 @@
 "What comes from outside and is wrong is named, and what cannot be right is refused before it does harm"
-import base64, json, math, os, pickle
+import base64, json, math, os, pickle, random
 from pathlib import Path
 import pytest
 import torch
 from gpt_course.batching import load_tokenizer
 from gpt_course.dataset import ASSETS, RecordError, audit_splits, load_records, prompt_words, split_records, write_atomic
-from gpt_course.encyclopedia import read_relation
+from gpt_course.encyclopedia import limit_rows, read_encyclopedia, read_relation
 from gpt_course.evaluation import bootstrap_interval, parse_score
 from gpt_course.finetuning import History, TrainConfig, finetune, load_checkpoint, make_optimizer
 from gpt_course.generation import KVCache, generate, next_probabilities
@@ -16,6 +16,7 @@ from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained, save_tensors
 from gpt_course.sentences import read_sections
 from gpt_course.sharing import whole_folder
+from gpt_course.sheets import practice_cases, practised, read_labels, sentence_sheet
 
 
 def small(V=300, seed=1, n_positions=64):
@@ -281,3 +282,20 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, change, said):
 def test_words_before_the_first_section_are_named(tmp_path):
     (tmp_path / "l.txt").write_text("# words\ncat\tcats\n[animals]\n", "utf-8")
     with pytest.raises(ValueError, match="l.txt, line 2"): read_sections(tmp_path / "l.txt")
+
+
+# --- practice sheets ---
+
+@pytest.mark.parametrize("text, contains", [("base: Sentence\n\nno colon\n", "line 3: 'no colon' is not"), ("base: A\nbase: B\n", "line 2: .* names a form again")])
+def test_a_file_of_labels(tmp_path, text, contains):
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(ValueError, match=contains): read_labels(tmp_path / "labels.txt")
+
+
+def test_cases_that_cannot_be_made():
+    enc = limit_rows(read_encyclopedia())
+    with pytest.raises(ValueError, match="n is 0"): practice_cases(random.Random(1), enc, n=0)
+    with pytest.raises(ValueError, match=r"base to passive: \d of 9 cases in 9 draws"): practice_cases(random.Random(1), enc, n=9, tries=9)
+    with pytest.raises(ValueError, match="1 texts for 0 cases"): practised([], ["a"])
+    enc.sentences = ["Rain falls.", "Snow melts."]
+    with pytest.raises(ValueError, match="add some prose"): sentence_sheet(random.Random(1), enc)

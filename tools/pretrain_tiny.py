@@ -45,7 +45,9 @@ def main():
         cmd = [sys.executable, '-m', 'gpt_course.pretraining', '--out', str(made), *part['command'].split()] + (['--start', str(start)] if start else [])
         print(f'# part {i}, commit {part["commit"]}\n{" ".join(cmd)}', flush=True)
         start = made/'tiny'
-        if a.list: continue
+        if a.list:
+            if 'mean_with' in part: start = made/'mean'
+            continue
         if not (start/'pretraining.json').exists():
             checkout(part['commit'], code)
             subprocess.run(cmd, cwd=code, env=os.environ | {'PYTHONPATH': str(code)}, check=True)
