@@ -3,7 +3,7 @@
     python benchmarks/tiny.py                                # the built-in data, three seeds
     python benchmarks/tiny.py --data lecture --epochs 5      # the lecture's data; or the path of a JSON file
     python benchmarks/tiny.py --samples 16                   # of 16 drawn answers the one most like the others, beside the greedy one
-    python benchmarks/tiny.py --mean                         # at the end, the mean of the fine-tuned weights of all seeds
+    python benchmarks/tiny.py --samples 32 --together        # and the one most like the others of those that the models of all seeds draw
 
 Prints one line a run, then the mean. Nothing is written.
 """
@@ -34,13 +34,6 @@ def run(model, data, config, batch_size, part, samples):
         row |= {f'{k}_of_{samples}': drawn[k] for k in SHOWN}
     return row, net
 
-def score_mean(nets, model, data, part):
-    "Scores of one network whose weights are the mean of those of all (Wortsman et al. 2022: a soup)"
-    states, tokenizer = [net.state_dict() for net in nets], load_pretrained(model)[1]
-    nets[0].load_state_dict({k: sum(s[k] for s in states) / len(states) for k in states[0]})
-    records = split_records(load_data(data))[part]
-    return {k: v for k, v in score_responses(records, respond(nets[0], tokenizer, records, max_new_tokens=96)).items() if k in SHOWN}
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--model', default='tiny')
@@ -50,16 +43,18 @@ def main():
     p.add_argument('--lr', type=float)
     p.add_argument('--batch-size', type=int, default=8)
     p.add_argument('--samples', type=int, default=1, help='also score the answer most like the others, of so many drawn')
-    p.add_argument('--mean', action='store_true', help='also score the mean of the fine-tuned weights of all seeds')
+    p.add_argument('--together', action='store_true', help='at the end, draw from the models of all seeds')
     p.add_argument('--validation', action='store_true', help='score the validation part, to choose settings by')
     a = p.parse_args()
     rows, nets, part = [], [], 2 if a.validation else 1
     for seed in a.seeds:
         row, net = run(a.model, a.data, TrainConfig(epochs=a.epochs, lr=a.lr, seed=seed), a.batch_size, part, a.samples)
-        rows.append(row)
-        if a.mean: nets.append(net)
+        rows.append(row); nets.append(net)
         print('  '.join(f'{k} {v:.4g}' for k, v in rows[-1].items()), flush=True)
     print('mean  ' + '  '.join(f'{k} {statistics.fmean(r[k] for r in rows):.4g}' for k in rows[0] if k != 'seed'))
-    if a.mean: print('weights\' mean  ' + '  '.join(f'{k} {v:.4g}' for k, v in score_mean(nets, a.model, a.data, part).items()))
+    if a.together:
+        records, tokenizer = split_records(load_data(a.data))[part], load_pretrained(a.model)[1]
+        scores = score_responses(records, respond_by_consensus(nets, tokenizer, records, a.samples, max_new_tokens=96))
+        print(f'together, {a.samples} answers of each model  ' + '  '.join(f'{k} {scores[k]:.4g}' for k in SHOWN))
 
 if __name__ == '__main__': main()

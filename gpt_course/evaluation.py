@@ -95,10 +95,10 @@ def consensus(
 
 
 def respond_by_consensus(
-    model,
+    model,  # or a list of models with one tokenizer: then all of them draw
     tokenizer,
     records: list[dict[str, str]],
-    samples: int = 16,  # answers drawn for each record
+    samples: int = 16,  # answers that each model draws for each record
     max_new_tokens: int = 256,
     temperature: float = 0.8,  # above 0: the answers must differ
     top_k: int | None = None,
@@ -106,9 +106,10 @@ def respond_by_consensus(
     seed: int = 123,
     batch_size: int = 32,  # answers drawn together
 ) -> list[Response]:  # in the order of `records`
-    "Of several answers to each record, the one most like the others; it takes `samples` times as long."
-    if samples < 1: raise ValueError(f"samples is {samples}; need at least 1")
-    drawn = respond(model, tokenizer, records * samples, max_new_tokens, temperature, top_k, top_p, seed, batch_size)
+    "Of several answers to each record, the one most like the others; it takes `samples` times as long, for each model."
+    models = model if isinstance(model, (list, tuple)) else [model]
+    if samples < 1 or not models: raise ValueError(f"samples is {samples}, of {len(models)} models; need at least one of each")
+    drawn = [r for m in models for r in respond(m, tokenizer, records * samples, max_new_tokens, temperature, top_k, top_p, seed, batch_size)]
     answers = [drawn[i :: len(records)] for i in range(len(records))]
     return [a[consensus([r.text for r in a])] for a in answers]
 

@@ -6,7 +6,7 @@ import torch
 from gpt_course.batching import load_tokenizer
 from gpt_course.dataset import ASSETS, RecordError, audit_splits, load_records, prompt_words, split_records, write_atomic
 from gpt_course.encyclopedia import limit_rows, read_encyclopedia, read_relation
-from gpt_course.evaluation import bootstrap_interval, parse_score
+from gpt_course.evaluation import bootstrap_interval, consensus, parse_score, respond_by_consensus
 from gpt_course.finetuning import History, TrainConfig, finetune, load_checkpoint, make_optimizer
 from gpt_course.generation import KVCache, generate, next_probabilities
 from gpt_course.loaders import make_loaders
@@ -14,6 +14,7 @@ from gpt_course.lora import add_lora, count_trainable, load_adapter, save_adapte
 from gpt_course.losses import summarise
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained, save_tensors
+from gpt_course.responses import respond
 from gpt_course.sentences import read_sections
 from gpt_course.sharing import whole_folder
 from gpt_course.sheets import practice_cases, practised, read_labels, sentence_sheet
@@ -299,3 +300,17 @@ def test_cases_that_cannot_be_made():
     with pytest.raises(ValueError, match="1 texts for 0 cases"): practised([], ["a"])
     enc.sentences = ["Rain falls.", "Snow melts."]
     with pytest.raises(ValueError, match="add some prose"): sentence_sheet(random.Random(1), enc)
+
+
+# --- consensus ---
+
+def test_several_models_draw_together():
+    tokenizer, records = load_tokenizer(300), [RECORD, RECORD | {"instruction": "Say ho."}]
+    one, other = (small(seed=seed, n_positions=256) for seed in (1, 2))
+    drawn = [respond(m, tokenizer, records * 2, 6, temperature=0.8, batch_size=32) for m in (one, other)]
+    found = respond_by_consensus([one, other], tokenizer, records, samples=2, max_new_tokens=6)
+    for i, response in enumerate(found):
+        answers = [d[k] for d in drawn for k in (i, i + 2)]
+        assert response == answers[consensus([a.text for a in answers])]
+    assert respond_by_consensus([one], tokenizer, records, 2, 6) == respond_by_consensus(one, tokenizer, records, 2, 6)
+    with pytest.raises(ValueError, match="samples is 2, of 0 models"): respond_by_consensus([], tokenizer, records, 2)
