@@ -76,7 +76,7 @@ def _some_words(rng: random.Random, enc: Encyclopedia, n: int) -> list[str]:
 
 def _strange_clause(rng: random.Random, enc: Encyclopedia, clause: Clause) -> Clause:
     "The clause with any words as subject and object."
-    word, thing = _some_words(rng, enc, 2)
+    word, thing = (next(w for w in iter(lambda: _some_words(rng, enc, 1)[0], "") if not w.endswith("s")) for _ in range(2))  # no plurals
     subject = Phrase(word.capitalize(), False, "it") if rng.random() < 0.3 else Phrase(f"the {word}", False, "it")
     if clause.object.text: clause = clause._replace(object=Phrase(f"{rng.choice(('the', 'the', 'his', 'her', 'every'))} {thing}", False, "it"))
     return clause._replace(subject=subject)
@@ -85,7 +85,7 @@ def _strange_clause(rng: random.Random, enc: Encyclopedia, clause: Clause) -> Cl
 def clause_forms(
     rng: random.Random,
     enc: Encyclopedia,
-    strange: float = 0.4,  # share of sentences that nobody has written: their nouns are any words
+    strange: float = 0.4,  # share of sentences that nobody has written: their subject and object are any words
 ) -> tuple[str, dict[str, str]]:  # its tense; form to text
     "A sentence in many forms: `base` is the plain one, in that tense, and `wrong` has a mistake."
     tense = rng.choice(("present", "past", "past", "future", "continuous", "perfect"))
@@ -186,7 +186,7 @@ def sentence_sheet(rng: random.Random, enc: Encyclopedia) -> str:
         elif form == "use": out.append((_label(rng, form, w=w), rng.choice((w, w, w.capitalize())), s))
         elif form == "replaced": out.append((_label(rng, form, w=w, x=x), s, put(x)))
         elif form == "left_out": out.append((_label(rng, form, w=w), s, put("")))
-        elif form == "filled": out.append((label := label or _label(rng, form), put(rng.choice(("___", "_____", "________", "..."))), rng.choice((s, s, w))))
+        elif form == "filled": out.append((label := label or _label(rng, form), put(rng.choice(("___", "_____", "________", "..."))), s))
         elif form == "joined":
             word = rng.choice(("and", "but", "so", "while", "because"))
             both = f"{s[:-1]}{'' if word in ('while', 'because') else ','} {word} {low}"
@@ -195,8 +195,7 @@ def sentence_sheet(rng: random.Random, enc: Encyclopedia) -> str:
             out.append((label := label or _label(rng, form), f"{s[:-1]}, and {low}", f"{s} {s2}"))
         elif form == "backwards": out.append((label := label or _label(rng, form), part := " ".join(tokens[: rng.choice((3, 4, 5))]), " ".join(part.split()[::-1])))
         else:
-            kind = {"?": "interrogative", "!": "exclamatory"}.get(s[-1], "declarative")
-            facts = {"upper": s.upper(), "lower": s.lower(), "count": str(len(tokens)), "first": tokens[0].strip(",;:\""), "last": tokens[-1].strip("\""), "kind": kind, "left_out": put(""), "replaced": put(x),
+            facts = {"upper": s.upper(), "lower": s.lower(), "count": str(len(tokens)), "first": tokens[0].strip(",;:\""), "last": tokens[-1].strip("\""), "left_out": put(""), "replaced": put(x),
                      "longest": max((t.strip(",;:\"") for t in tokens), key=len), "direct": f"{rng.choice(enc.lexicon['names'])[0]} said, {rng.choice(_QUOTES).format(s)}"}
             lines = [(_label(rng, f, w=w, x=x), facts[f]) for f in rng.sample(list(facts), rng.choice((2, 3, 4)))]
             return _lay_out(rng, "", [(_label(rng, "base"), s), *lines])
@@ -220,7 +219,6 @@ def list_forms(rng: random.Random, enc: Encyclopedia) -> tuple[str, str, dict[st
         else: name, words = "", _some_words(rng, enc, rng.choice((2, 3, 3, 4, 5)))
         if len(set(words)) < len(words): return list_forms(rng, enc)
         given, plain = joined(words), "list"
-        rng.choice(("\n", ", "))  # not used; without it all later text would be another
         texts = {"sorted": ", ".join(sorted(words, key=str.lower)), "backwards": ", ".join(words[::-1]), "items": NUMBER_WORDS[len(words)], "first": words[0], "last": words[-1], "and": join_and(words),
                  "lines": "\n".join(words), "numbered": "\n".join(f"{i}. {w[:1].upper() + w[1:]}" for i, w in enumerate(words, 1)), "bullets": "\n".join(f"- {w}" for w in words), "longest": max(words, key=len)}
         if name: texts["group"] = name
