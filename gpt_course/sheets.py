@@ -15,8 +15,8 @@ from .sentences import (COMPOUND, GENERATORS, NUMBER_WORDS, OBJECT_FORM, Clause,
 _QUOTES = ('"{}"', "'{}'")
 
 # %% auto #0
-__all__ = ['CHECKED', 'read_labels', 'clause_forms', 'clause_sheet', 'sentence_sheet', 'list_forms', 'list_sheet', 'table_sheet',
-           'sheet_document', 'practice_cases', 'practised']
+__all__ = ['KINDS', 'CHECKED', 'read_labels', 'clause_forms', 'clause_sheet', 'sentence_sheet', 'list_forms', 'list_sheet',
+           'kind_sheet', 'table_sheet', 'sheet_document', 'practice_cases', 'practised']
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-005
 _HEADS = (("Before", "After"), ("Original", "Changed"), ("From", "To"), ("Given", "Found"), ("Text", "Result"), ("Old", "New"), ("Start", "End"), ("Left", "Right"))
@@ -239,6 +239,36 @@ def list_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     chosen = rng.sample(list(texts), min(len(texts), rng.choice((2, 3, 4))))
     return _lay_out(rng, "", [(_label(rng, plain), given), *((_label(rng, form), texts[form]) for form in chosen)])
 
+# %% ../nbs/17_sheets.ipynb #17-sheets-014-c
+# tables whose rows fall into few kinds, and the column that names the kind
+KINDS = {"animal_classes": "class", "animal_covering": "covering", "animal_diets": "diet", "animal_kinds": "kind", "animals": "class", "classes": "class", "continents": "continent",
+         "element_states": "state", "even_or_odd": "kind", "instruments": "family", "months": "season", "moods": "mood", "parts_of_speech": "part", "ph_values": "kind",
+         "prime_or_composite": "kind", "rivers": "continent", "sentence_kinds": "kind", "sentiment_sentences": "sentiment", "state_at_room_temperature": "state",
+         "synonym_sets": "kind", "vowels": "kind"}
+
+
+def kind_sheet(rng: random.Random, enc: Encyclopedia) -> str:
+    "Words or sentences, and which of a few kinds each of them is."
+    relation = rng.choice([r for r in enc.relations if r.name in KINDS] + [r for r in enc.relations if r.name == "classes"] * 8)  # that one has two hundred choices
+    column, rows = KINDS[relation.name], relation.rows
+    if "choices" in rows[0]:
+        choices = rng.choice(rows)["choices"]
+        rows = [row for row in rows if row["choices"] == choices]
+    rows = rng.sample(rows, len(rows))
+    kinds = list(dict.fromkeys(row[column] for row in rows))[: rng.choice((2, 2, 3, 3, 4))]
+    rows = [row for row in rows if row[column] in kinds]
+    items = [(row[relation.subject], row[column]) for row in rows][: rng.choice((1, 1, 2, 3, 3, 4, 5))]
+    named = join_and(rng.sample(kinds, len(kinds))).replace(" and ", rng.choice((" or ", " or ", " and ")))
+    if rng.random() < 0.3: items = [(a, b[:1].upper() + b[1:]) for a, b in items]
+    long = any(len(a) > 30 or "," in a for a, _ in items)
+    if rng.random() < 0.5 or len(items) == 1 or long:
+        label = _label(rng, "kind", k=named)
+        return _pairs_sheet(rng, [(label, a, b) for a, b in items])
+    given = ", ".join(a for a, _ in items)
+    if rng.random() < 0.5: found = rng.choice(("\n", "\n", ", ")).join(f"{a[:1].upper() + a[1:]}{mark}{b}" for mark in [rng.choice((": ", " - ", " = "))] for a, b in items)
+    else: found = "\n".join(f"{kind[:1].upper() + kind[1:]}: {', '.join(a for a, b in items if b.lower() == kind.lower())}" for kind in dict.fromkeys(b for _, b in items))
+    return _pairs_sheet(rng, [(_label(rng, "into", k=named), given, found)])
+
 # %% ../nbs/17_sheets.ipynb #17-sheets-015
 def table_sheet(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Rows of a relation under its title, without a sentence around them."
@@ -255,7 +285,7 @@ def table_sheet(rng: random.Random, enc: Encyclopedia, relation: Relation) -> st
 
 def sheet_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Labels and texts, as on a sheet of exercises that somebody has filled in."
-    kind = rng.choices((clause_sheet, sentence_sheet, list_sheet, table_sheet), (0.38, 0.26, 0.16, 0.20))[0]
+    kind = rng.choices((clause_sheet, sentence_sheet, list_sheet, kind_sheet, table_sheet), (0.34, 0.22, 0.18, 0.12, 0.14))[0]
     return table_sheet(rng, enc, relation) if kind is table_sheet else kind(rng, enc)
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-017
