@@ -249,7 +249,7 @@ KINDS = {"animal_classes": "class", "animal_covering": "covering", "animal_diets
 
 def kind_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     "Words or sentences, and which of a few kinds each of them is."
-    relation = rng.choice([r for r in enc.relations if r.name in KINDS] + [r for r in enc.relations if r.name == "classes"] * 8)  # that one has two hundred choices
+    relation = rng.choice([r for r in enc.relations if r.name in KINDS] + [r for r in enc.relations if r.name == "classes"] * 8)  # that one has sixty sets of choices
     column, rows = KINDS[relation.name], relation.rows
     if "choices" in rows[0]:
         choices = rng.choice(rows)["choices"]
