@@ -61,6 +61,7 @@ def _pairs_sheet(rng: random.Random, pairs: list[tuple[str, str, str]]) -> str:
     "The name of what is done, then a text before and after it: once, or for several texts that the same is done to."
     label, heads = pairs[0][0], rng.choice(_HEADS)
     way, mark = rng.randrange(6), rng.choice(("# ", "## ", "## ", "== "))
+    if any("\n" in a + b for _, a, b in pairs): way = rng.choice((0, 1, 3))  # several lines do not begin behind a label
     if rng.random() < 0.25: head = rng.choice(("Exercise: {}", "Practice: {}", "Lesson: {}", "Example of '{}'", "{}, an example", "Exercise {n}: {}")).format(label, n=rng.randint(1, 30))
     else: head = rng.choice((label, label + ":", mark + label, mark + label))
     if way < 2: return "\n\n".join(f"{head}\n\n{mark}{heads[0]}:\n{a}\n\n{mark}{heads[1]}:\n{b}" for _, a, b in pairs)
@@ -260,13 +261,14 @@ def kind_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     items = [(row[relation.subject], row[column]) for row in rows][: rng.choice((1, 1, 2, 3, 3, 4, 5))]
     named = join_and(rng.sample(kinds, len(kinds))).replace(" and ", rng.choice((" or ", " or ", " and ")))
     if rng.random() < 0.3: items = [(a, b[:1].upper() + b[1:]) for a, b in items]
-    long = any(len(a) > 30 or "," in a for a, _ in items)
-    if rng.random() < 0.5 or len(items) == 1 or long:
+    long = any(len(a) > 30 or "," in a or a[-1] in ".!?" for a, _ in items)
+    if rng.random() < 0.5 or len({b for _, b in items}) == 1 or long:
         label = _label(rng, "kind", k=named)
         return _pairs_sheet(rng, [(label, a, b) for a, b in items])
-    given = ", ".join(a for a, _ in items)
+    given, kinds = ", ".join(a for a, _ in items), list(dict.fromkeys(b for _, b in items))  # no heading with nothing under it
+    named = join_and(rng.sample(kinds, len(kinds)))
     if rng.random() < 0.5: found = rng.choice(("\n", "\n", ", ")).join(f"{a[:1].upper() + a[1:]}{mark}{b}" for mark in [rng.choice((": ", " - ", " = "))] for a, b in items)
-    else: found = "\n".join(f"{kind[:1].upper() + kind[1:]}: {', '.join(a for a, b in items if b.lower() == kind.lower())}" for kind in dict.fromkeys(b for _, b in items))
+    else: found = "\n".join(f"{kind[:1].upper() + kind[1:]}: {', '.join(a for a, b in items if b.lower() == kind.lower())}" for kind in kinds)
     return _pairs_sheet(rng, [(_label(rng, "into", k=named), given, found)])
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-015
@@ -285,7 +287,7 @@ def table_sheet(rng: random.Random, enc: Encyclopedia, relation: Relation) -> st
 
 def sheet_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Labels and texts, as on a sheet of exercises that somebody has filled in."
-    kind = rng.choices((clause_sheet, sentence_sheet, list_sheet, kind_sheet, table_sheet), (0.34, 0.22, 0.18, 0.12, 0.14))[0]
+    kind = rng.choices((clause_sheet, sentence_sheet, list_sheet, kind_sheet, table_sheet), (0.36, 0.24, 0.1, 0.14, 0.16))[0]
     return table_sheet(rng, enc, relation) if kind is table_sheet else kind(rng, enc)
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-017
