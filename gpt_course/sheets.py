@@ -16,7 +16,7 @@ _QUOTES = ('"{}"', "'{}'")
 
 # %% auto #0
 __all__ = ['KINDS', 'CHECKED', 'read_labels', 'clause_forms', 'clause_sheet', 'sentence_sheet', 'list_forms', 'list_sheet',
-           'kind_sheet', 'table_sheet', 'sheet_document', 'practice_cases', 'practised']
+           'kind_sheet', 'page_sheet', 'table_sheet', 'sheet_document', 'practice_cases', 'practised']
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-005
 _HEADS = (("Before", "After"), ("Original", "Changed"), ("From", "To"), ("Given", "Found"), ("Text", "Result"), ("Old", "New"), ("Start", "End"), ("Left", "Right"))
@@ -44,7 +44,7 @@ def _label(rng: random.Random, form: str, **words: str) -> str:
 
 def _lay_out(rng: random.Random, title: str, lines: list[tuple[str, str]]) -> str:
     "Labels and texts one under the other, in one of many ways."
-    way, mark = rng.randrange(8), rng.choice(("# ", "## ", "## ", "== ", "* ", "• "))
+    way, mark = rng.randrange(8), rng.choice(("== ", "= ", "-- ", "* ", "• ", "> "))
     quote = rng.choice(("{}", "{}", "{}", "'{}'", '"{}"', "“{}”"))
     if any(c in text for _, text in lines for c in "'\"\n"): quote = "{}"
     texts = [(label, quote.format(text)) for label, text in lines]
@@ -60,7 +60,7 @@ def _lay_out(rng: random.Random, title: str, lines: list[tuple[str, str]]) -> st
 def _pairs_sheet(rng: random.Random, pairs: list[tuple[str, str, str]]) -> str:
     "The name of what is done, then a text before and after it: once, or for several texts that the same is done to."
     label, heads = pairs[0][0], rng.choice(_HEADS)
-    way, mark = rng.randrange(6), rng.choice(("# ", "## ", "## ", "== "))
+    way, mark = rng.randrange(6), rng.choice(("== ", "= ", "-- ", "> "))
     if any("\n" in a + b for _, a, b in pairs): way = rng.choice((0, 1, 3))  # several lines do not begin behind a label
     if rng.random() < 0.25: head = rng.choice(("Exercise: {}", "Practice: {}", "Lesson: {}", "Example of '{}'", "{}, an example", "Exercise {n}: {}")).format(label, n=rng.randint(1, 30))
     else: head = rng.choice((label, label + ":", mark + label, mark + label))
@@ -271,23 +271,32 @@ def kind_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     else: found = "\n".join(f"{kind[:1].upper() + kind[1:]}: {', '.join(a for a, b in items if b.lower() == kind.lower())}" for kind in kinds)
     return _pairs_sheet(rng, [(_label(rng, "into", k=named), given, found)])
 
+# %% ../nbs/17_sheets.ipynb #17-sheets-013-q
+def page_sheet(rng: random.Random, enc: Encyclopedia) -> str:
+    "Prose under headings of any words: the mark # stands over what is to be read, never over something to be done."
+    mark = rng.choice(("#", "##", "##"))
+    texts = [t if rng.random() < 0.5 else rng.choice(re.split(r"(?<=[.!?]) ", t)) for t in rng.sample(enc.prose, rng.choice((1, 2, 2, 3)))]
+    def heading(): return " ".join(_some_words(rng, enc, rng.choice((1, 1, 2, 3)))).capitalize() + rng.choice(("", "", ":"))
+    gap = rng.choice(("\n", "\n", "\n\n"))
+    return "\n\n".join(f"{mark} {heading()}{gap}{text}" for text in texts)
+
 # %% ../nbs/17_sheets.ipynb #17-sheets-015
 def table_sheet(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Rows of a relation under its title, without a sentence around them."
     rows = [some_row(rng, enc, relation) for _ in range(rng.choice((1, 1, 2, 3, 4)))]
     title, columns = relation.title, list(rows[0])[: rng.choice((2, 2, 3))]
     two, rows = len(rows[0]) == 2, [{key: row[key] for key in columns} for row in rows]
-    way, mark = rng.randrange(5), rng.choice(("# ", "## ", ""))
+    way, mark = rng.randrange(5), rng.choice(("== ", "= ", ""))
     if way == 0 and two: return _pairs_sheet(rng, [(title, *row.values()) for row in rows])
     if way < 2: return f"{mark}{title}\n\n" + "\n\n".join("\n".join(f"{key.replace('_', ' ').capitalize()}: {cell}" for key, cell in row.items()) for row in rows)
     if way == 2: return f"{mark}{title}\n\n{' | '.join(key.replace('_', ' ') for key in columns)}\n" + "\n".join(" | ".join(row.values()) for row in rows)
     if way == 3: return f"{mark}{title}\n" + "\n".join(rng.choice((": ", " - ", " = ")).join(row.values()) for row in rows)
-    return "\n\n".join("\n".join(f"{mark or '## '}{key.replace('_', ' ').capitalize()}\n{cell}" for key, cell in row.items()) for row in rows)
+    return "\n\n".join("\n".join(f"{mark or '== '}{key.replace('_', ' ').capitalize()}\n{cell}" for key, cell in row.items()) for row in rows)
 
 
 def sheet_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Labels and texts, as on a sheet of exercises that somebody has filled in."
-    kind = rng.choices((clause_sheet, sentence_sheet, list_sheet, kind_sheet, table_sheet), (0.36, 0.24, 0.1, 0.14, 0.16))[0]
+    kind = rng.choices((clause_sheet, sentence_sheet, list_sheet, kind_sheet, page_sheet, table_sheet), (0.33, 0.22, 0.08, 0.12, 0.12, 0.13))[0]
     return table_sheet(rng, enc, relation) if kind is table_sheet else kind(rng, enc)
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-017
