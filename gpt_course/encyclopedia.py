@@ -37,7 +37,7 @@ class Relation:
     often: float = 1.0  # drawn so much more often than its number of rows says
     asked: bool = True  # does `builtin` ask about it?
     swap: bool = False  # are its rows about sentences that stay right with other words in them? See `swap_words`
-    unasked: frozenset[str] = frozenset()  # subjects that `builtin` passes over: told before somebody saw that the row is not good enough
+    unasked: frozenset[str] = frozenset()  # subjects that `builtin` passes over: the row is not good enough, or stands in the text within a longer sentence
 
 
 def read_relation(
@@ -449,11 +449,11 @@ def _fact(row: dict[str, str]) -> frozenset[str]:
 def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) -> list[dict[str, str]]:
     "Up to `n` rows of `relation`, no two of which tell the same fact, forwards or backwards."
     made = {k: v for k, v in lexicon.items() if k != "clauses"}  # records about sentences are made from the word lists alone
-    rows = [row for row in relation.rows if row[relation.subject] not in relation.unasked] or [draw_row(rng, relation, made, held_out=True) for _ in range(3 * n)]
+    rows = list(relation.rows) or [draw_row(rng, relation, made, held_out=True) for _ in range(3 * n)]
     rng.shuffle(rows)
     seen, out = set(), []
     for row in rows:
-        if _fact(row) not in seen and not seen.add(_fact(row)): out.append(row)
+        if row[relation.subject] not in relation.unasked and _fact(row) not in seen and not seen.add(_fact(row)): out.append(row)
     return out[:n]
 
 
@@ -555,7 +555,7 @@ Parts, by file order: {train:,} training, {test:,} test, {val:,} validation reco
 
 Short exercises that can be scored by comparing words, because they have one right answer: facts about words and the world ({tables} kinds from tables, {told:,} facts in them, {asked:,} records), and things to do with a sentence ({made} kinds whose rows are made by code). They are the kinds of task that small instruction sets consist of, such as this course's other one, `lecture` (by Sebastian Raschka), so that both can be compared; the records are not theirs. A kind has at most {most} records, so that none dominates. {silent} further tables are told in the pretraining text and not asked about, among them five from WordNet 3.0.
 
-Left out were the tables of which `tiny` finishes fewer than four in five of the sentences that it has read, and the kinds of which a pilot run, with earlier weights and on records made with another seed, answered at most half; and three kinds (`sentences_very_to_strong`, `sentences_simile_rewrite`, `sentences_singular_to_plural`) of which too many records stood in the text as parts of longer sentences. So a score on these records says how well instructions bring out what is known and practised. It does not say how much of the world that is, and it is higher than on records that were not chosen so.
+Left out were the tables of which `tiny`, before the two parts of its training with practice sheets, finished fewer than four in five of the sentences that it had read, and the kinds of which a pilot run, with earlier weights and on records made with another seed, answered at most half; and three kinds (`sentences_very_to_strong`, `sentences_simile_rewrite`, `sentences_singular_to_plural`) of which too many records stood in the text as parts of longer sentences. Of other kinds, single sentences that stood there so were passed over. So a score on these records says how well instructions bring out what is known and practised. It does not say how much of the world that is, and it is higher than on records that were not chosen so.
 
 ## What "held out" means
 
