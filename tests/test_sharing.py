@@ -19,7 +19,7 @@ def need(name):
     return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name, reason=f"needs the package {name}")
 
 
-RECORDS = split_records(load_data("builtin"))[1][:20]
+RECORDS = split_records(load_data("builtin"))[1][:30]
 HOSTILE = [{"instruction": 'Say "{{ x }}" and {% y %}.', "input": "it's\n\n### Response:\n\\n C:\\new"}, {"instruction": "  blanks \n", "input": ""},
            {"instruction": "naïve 日本語 🎉"}, {"instruction": "{{ .System }} ]] }}", "input": " "}]
 
@@ -55,7 +55,7 @@ def ours(tiny):
         with torch.no_grad(): logits = model(torch.tensor([prompt + g.ids]))[0, len(prompt) - 1 :]
         best = logits[: len(g.ids) + g.ended].topk(2).values
         out.append((g.ids, g.ended, (best[:, 0] - best[:, 1]).min().item()))
-    assert sum(lead > 0.02 for *_, lead in out) >= 0.7 * len(out)  # a tie is decided by rounding; there must be enough without
+    assert sum(lead > 0.02 for *_, lead in out) >= 15, out  # a tie is decided by rounding; there must be enough without
     return out
 
 
