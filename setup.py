@@ -1,4 +1,5 @@
 "The package as settings.ini describes it"
+
 from configparser import ConfigParser
 from pathlib import Path
 import shlex, shutil
@@ -7,51 +8,64 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
-ini = ConfigParser(delimiters=['='], interpolation=None)
-ini.read(here/'settings.ini', encoding='utf-8')
-cfg = ini['DEFAULT']
-lib = cfg['lib_name']
-status = {'1': 'Planning', '2': 'Pre-Alpha', '3': 'Alpha', '4': 'Beta', '5': 'Production/Stable'}
+ini = ConfigParser(delimiters=["="], interpolation=None)
+ini.read(here / "settings.ini", encoding="utf-8")
+cfg = ini["DEFAULT"]
+lib = cfg["lib_name"]
+status = {
+    "1": "Planning",
+    "2": "Pre-Alpha",
+    "3": "Alpha",
+    "4": "Beta",
+    "5": "Production/Stable",
+}
 
-def listed(key): return shlex.split(cfg.get(key, ''))
+
+def listed(key):
+    return shlex.split(cfg.get(key, ""))
+
 
 class WithLectures(build_py):
     "The wheel also carries the notebooks, as `gpt_course/lectures`, for `gpt-course lab`"
+
     def run(self):
         super().run()
-        if getattr(self, "editable_mode", False): return   # a checkout has them in nbs/
-        target = Path(self.build_lib)/lib/'lectures'
+        if getattr(self, "editable_mode", False):
+            return  # a checkout has them in nbs/
+        target = Path(self.build_lib) / lib / "lectures"
         target.mkdir(parents=True, exist_ok=True)
-        for f in sorted((here/cfg['nbs_path']).glob('*.ipynb')): shutil.copyfile(f, target/f.name)
+        for f in sorted((here / cfg["nbs_path"]).glob("*.ipynb")):
+            shutil.copyfile(f, target / f.name)
+
 
 setup(
-    cmdclass={'build_py': WithLectures},
+    cmdclass={"build_py": WithLectures},
     name=lib,
-    version=cfg['version'],
-    description=cfg['description'],
-    long_description=(here/'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    author=cfg['author'],
-    author_email=cfg['author_email'],
-    url=cfg['git_url'],
-    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'] + '/'},
-    license='MIT',
-    keywords=cfg['keywords'],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    url=cfg["git_url"],
+    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"] + "/"},
+    license="MIT",
+    keywords=cfg["keywords"],
     classifiers=[
         f"Development Status :: {cfg['status']} - {status[cfg['status']]}",
-        'Intended Audience :: Education',
-        'Natural Language :: English',
-        'Programming Language :: Python :: 3',
-        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        "Intended Audience :: Education",
+        "Natural Language :: English",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=[lib, f'{lib}.*'], exclude=[f'{lib}.assets*']),
-    package_data={lib: ['assets/**']},
+    packages=find_packages(include=[lib, f"{lib}.*"], exclude=[f"{lib}.assets*"]),
+    package_data={lib: ["assets/**"]},
     python_requires=f">={cfg['min_python']}",
-    install_requires=listed('requirements'),
-    extras_require={'dev': listed('dev_requirements')},
+    install_requires=listed("requirements"),
+    extras_require={"dev": listed("dev_requirements")},
     entry_points={
-        'console_scripts': listed('console_scripts'),
-        'nbdev': [f'{lib}={lib}._modidx:d'],
+        "console_scripts": listed("console_scripts"),
+        "nbdev": [f"{lib}={lib}._modidx:d"],
     },
     zip_safe=False,
 )

@@ -18,40 +18,71 @@ __all__ = ['GPT2_VOCAB_SIZE', 'TINY_VOCAB_SIZE', 'Example', 'load_tokenizer', 'e
 
 # %% ../nbs/02_batching.ipynb #02-batching-007
 GPT2_VOCAB_SIZE, TINY_VOCAB_SIZE = 50257, 5632
-_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""  # GPT-2's own, openai/gpt-2 src/encoder.py
+# GPT-2's own, openai/gpt-2 src/encoder.py
+_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+)
 
 
 @lru_cache(maxsize=8)
 def _encoding(name: str, path: str, table: bytes, vocab_size: int) -> tiktoken.Encoding:
     lines = table.splitlines()
     if not 257 <= vocab_size <= len(lines) + 1:
-        raise ValueError(f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {path})")
+        raise ValueError(
+            f"vocab_size is {vocab_size}; need 257 (bytes and the end token) to {len(lines) + 1} (all of {path})"
+        )
     ranks = {}
     for n, line in enumerate(lines[: vocab_size - 1]):
         try:
             piece, rank = line.split()
             token, rank = base64.b64decode(piece, validate=True), int(rank)
-        except ValueError: token, rank = b"", -1
+        except ValueError:
+            token, rank = b"", -1
         if rank != n or not token or token in ranks:
-            raise ValueError(f"{path}, line {n + 1}: found {line[:40]!r}; need a new token in base 64, a blank, and {n}")
+            raise ValueError(
+                f"{path}, line {n + 1}: found {line[:40]!r}; need a new token in base 64, a blank, and {n}"
+            )
         ranks[token] = rank
     if lacking := [b for b in range(256) if bytes([b]) not in ranks]:
-        raise ValueError(f"{path}: lacks the byte {lacking[0]}; need all 256 among the first {vocab_size - 1} tokens")
-    return tiktoken.Encoding(f"{name}-{vocab_size}", pat_str=_PATTERN, mergeable_ranks=ranks,
-                             special_tokens={"<|endoftext|>": vocab_size - 1}, explicit_n_vocab=vocab_size)
+        raise ValueError(
+            f"{path}: lacks the byte {lacking[0]}; need all 256 among the first {vocab_size - 1} tokens"
+        )
+    return tiktoken.Encoding(
+        f"{name}-{vocab_size}",
+        pat_str=_PATTERN,
+        mergeable_ranks=ranks,
+        special_tokens={"<|endoftext|>": vocab_size - 1},
+        explicit_n_vocab=vocab_size,
+    )
 
 
 def load_tokenizer(
-    vocab_size: int = GPT2_VOCAB_SIZE,  # V: number of ids, the end token included; 257 to 50257
-    table: str | Path | None = None,  # file of tokens; `None`: that of `tiny` if V is 5632, else GPT-2's
+    # V: number of ids, the end token included; 257 to 50257
+    vocab_size: int = GPT2_VOCAB_SIZE,
+    # file of tokens; `None`: that of `tiny` if V is 5632, else GPT-2's
+    table: str | Path | None = None,
 ) -> tiktoken.Encoding:  # `eot_token` is the end token's id, V - 1
     "Byte-pair encoding as in GPT-2, offline: the first `vocab_size - 1` tokens of a table, and the end token."
-    table = Path(table or ASSETS / ("tiny/vocabulary.tiktoken" if vocab_size == TINY_VOCAB_SIZE else "gpt2.tiktoken"))
+    table = Path(
+        table
+        or ASSETS
+        / (
+            "tiny/vocabulary.tiktoken"
+            if vocab_size == TINY_VOCAB_SIZE
+            else "gpt2.tiktoken"
+        )
+    )
     try:
         data = table.read_bytes()
     except OSError as e:
-        raise ValueError(f"{table}: cannot be read ({e.strerror}); need a table of tokens") from None
-    gpt2 = vocab_size != TINY_VOCAB_SIZE and data == (ASSETS / "gpt2.tiktoken").read_bytes()  # only then may a saved model do without it
+        raise ValueError(
+            f"{table}: cannot be read ({e.strerror}); need a table of tokens"
+        ) from None
+    # only then may a saved model do without it
+    gpt2 = (
+        vocab_size != TINY_VOCAB_SIZE
+        and data == (ASSETS / "gpt2.tiktoken").read_bytes()
+    )
     return _encoding("gpt2" if gpt2 else "vocabulary", str(table), data, vocab_size)
 
 # %% ../nbs/02_batching.ipynb #02-batching-012
@@ -63,29 +94,42 @@ def encode_record(
     tokenizer,  # anything with `encode_ordinary(text) -> list[int]`
 ) -> Example:
     "Prompt and response as token ids, encoded apart so that the boundary is exact."
-    return tokenizer.encode_ordinary(render_prompt(record)), tokenizer.encode_ordinary(record["output"])
+    return tokenizer.encode_ordinary(render_prompt(record)), tokenizer.encode_ordinary(
+        record["output"]
+    )
 
 # %% ../nbs/02_batching.ipynb #02-batching-015
 def collate_examples(
     examples: list[Example],  # B pairs `(prompt_ids, response_ids)`, no end token yet
-    max_length: int = 1024,  # longest row kept, in tokens; 1024 is GPT-2's context length
-    eos_id: int = 50256,  # closes every response and fills the padding; GPT-2's `<|endoftext|>`
-    ignore_index: int = -100,  # target id the loss skips; default of `torch.nn.functional.cross_entropy`
-    score_prompt: bool = False,  # also learn to write the prompt (all of it but its first token)
-) -> tuple[torch.Tensor, torch.Tensor]:  # `input_ids`, `targets`: int64, both (B, T); `targets` already shifted
+    # longest row kept, in tokens; 1024 is GPT-2's context length
+    max_length: int = 1024,
+    # closes every response and fills the padding; GPT-2's `<|endoftext|>`
+    eos_id: int = 50256,
+    # target id the loss skips; default of `torch.nn.functional.cross_entropy`
+    ignore_index: int = -100,
+    # also learn to write the prompt (all of it but its first token)
+    score_prompt: bool = False,
+    # `input_ids`, `targets`: int64, both (B, T); `targets` already shifted
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Right-pad tokenised examples into one batch whose loss covers the response and its end token only."
-    if not examples: raise ValueError("empty batch: need at least one (prompt_ids, response_ids) pair")
+    if not examples:
+        raise ValueError(
+            "empty batch: need at least one (prompt_ids, response_ids) pair"
+        )
     for i, (prompt, _) in enumerate(examples):
         if not 1 <= len(prompt) <= max_length:
-            raise ValueError(f"example {i}: prompt has {len(prompt)} tokens; need 1 to {max_length}, "
-                             "so that at least one response token is left to learn")
+            raise ValueError(
+                f"example {i}: prompt has {len(prompt)} tokens; need 1 to {max_length}, "
+                "so that at least one response token is left to learn"
+            )
     seqs = [prompt + response + [eos_id] for prompt, response in examples]
     T = min(max(len(seq) for seq in seqs) - 1, max_length)
     input_ids = torch.full((len(seqs), T), eos_id, dtype=torch.long)
     targets = torch.full((len(seqs), T), ignore_index, dtype=torch.long)
     for row, (seq, (prompt, _)) in enumerate(zip(seqs, examples)):
         n = min(len(seq) - 1, T)  # positions this example fills
-        first = 0 if score_prompt else len(prompt) - 1  # the last prompt token predicts the first response token
+        # the last prompt token predicts the first response token
+        first = 0 if score_prompt else len(prompt) - 1
         input_ids[row, :n] = torch.tensor(seq[:n])
         targets[row, first:n] = torch.tensor(seq[first + 1 : n + 1])
     return input_ids, targets
@@ -94,6 +138,7 @@ def collate_examples(
 @dataclass(frozen=True)
 class LengthReport:
     "Row lengths in tokens (prompt, response and end token, less the last, which is only a target)."
+
     n: int
     shortest: int
     median: int
@@ -103,35 +148,68 @@ class LengthReport:
     no_room: tuple[int, ...]  # indices of rows whose prompt alone fills it
 
     def __str__(self) -> str:
-        return (f"{self.n} rows of {self.shortest} to {self.longest} tokens, median {self.median}; limit {self.max_length}: "
-                f"{len(self.too_long)} too long, {len(self.no_room)} without room for a response")
+        return (
+            f"{self.n} rows of {self.shortest} to {self.longest} tokens, median {self.median}; limit {self.max_length}: "
+            f"{len(self.too_long)} too long, {len(self.no_room)} without room for a response"
+        )
 
 
 def length_report(examples: list[Example], max_length: int = 1024) -> LengthReport:
     "Measure every row against the context before training."
-    if not examples: raise ValueError("no examples to measure; need at least one")
+    if not examples:
+        raise ValueError("no examples to measure; need at least one")
     lengths = [len(prompt) + len(response) for prompt, response in examples]
     ordered = sorted(lengths)
-    return LengthReport(len(lengths), ordered[0], ordered[len(ordered) // 2], ordered[-1], max_length,
-                        tuple(i for i, n in enumerate(lengths) if n > max_length),
-                        tuple(i for i, (prompt, _) in enumerate(examples) if len(prompt) > max_length))
+    return LengthReport(
+        len(lengths),
+        ordered[0],
+        ordered[len(ordered) // 2],
+        ordered[-1],
+        max_length,
+        tuple(i for i, n in enumerate(lengths) if n > max_length),
+        tuple(i for i, (prompt, _) in enumerate(examples) if len(prompt) > max_length),
+    )
 
 
 def fit_examples(
     examples: list[Example],
     max_length: int = 1024,  # context of the model, in tokens
-    policy: str = "error",  # what to do with rows that are too long: "error", "drop" or "truncate"
-) -> tuple[list[Example], list[int]]:  # the examples kept, and their indices in `examples`
+    # what to do with rows that are too long: "error", "drop" or "truncate"
+    policy: str = "error",
+    # the examples kept, and their indices in `examples`
+) -> tuple[list[Example], list[int]]:
     "Apply a length policy. `truncate` keeps long rows, for `collate_examples` to cut; a prompt without room is refused."
     if policy not in ("error", "drop", "truncate"):
         raise ValueError(f"policy is {policy!r}; choose 'error', 'drop' or 'truncate'")
     report = length_report(examples, max_length)
-    bad = report.too_long if policy == "error" else report.no_room if policy == "truncate" else ()
+    bad = (
+        report.too_long
+        if policy == "error"
+        else report.no_room
+        if policy == "truncate"
+        else ()
+    )
     if bad:
-        what = ", ".join(f"record {i + 1} ({len(examples[i][0])} + {len(examples[i][1])} tokens)" for i in bad[:5])
+        what = ", ".join(
+            f"record {i + 1} ({len(examples[i][0])} + {len(examples[i][1])} tokens)"
+            for i in bad[:5]
+        )
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise ValueError(f"{what}{more}: prompt and response do not fit the context of {max_length} tokens; shorten the record"
-                         + ("s, or choose the policy 'drop' or 'truncate'" if policy == "error" else ", or choose the policy 'drop'"))
-    keep = [i for i in range(len(examples)) if policy != "drop" or i not in set(report.too_long)]
-    if not keep: raise ValueError(f"no row fits {max_length} tokens; use a model with a longer context")
+        raise ValueError(
+            f"{what}{more}: prompt and response do not fit the context of {max_length} tokens; shorten the record"
+            + (
+                "s, or choose the policy 'drop' or 'truncate'"
+                if policy == "error"
+                else ", or choose the policy 'drop'"
+            )
+        )
+    keep = [
+        i
+        for i in range(len(examples))
+        if policy != "drop" or i not in set(report.too_long)
+    ]
+    if not keep:
+        raise ValueError(
+            f"no row fits {max_length} tokens; use a model with a longer context"
+        )
     return [examples[i] for i in keep], keep

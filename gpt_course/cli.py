@@ -16,62 +16,152 @@ __all__ = ['FILES', 'run_finetune', 'write_report', 'run_respond', 'run_chat', '
            'copy_lectures', 'run_lab', 'make_parser', 'main']
 
 # %% ../nbs/cli.ipynb #cli-006
-FILES = ("run.json", "model.safetensors", "config.json", "history.csv", "losses.png", "responses.json", "metrics.json", "report.html")
+FILES = (
+    "run.json",
+    "model.safetensors",
+    "config.json",
+    "history.csv",
+    "losses.png",
+    "responses.json",
+    "metrics.json",
+    "report.html",
+)
 _CHECKPOINT = "checkpoint.safetensors"
-_WRITTEN = {*FILES, _CHECKPOINT, "adapter", "vocabulary.tiktoken", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-            "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "model.safetensors.index.json"}  # by a run, with some model
+_WRITTEN = {
+    *FILES,
+    _CHECKPOINT,
+    "adapter",
+    "vocabulary.tiktoken",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    # by a run, with some model
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
+    "model.safetensors.index.json",
+}
 
 
 def _open_run(out: Path, settings: dict, resume: bool) -> None:
     "Claim the output directory, or explain why it cannot be used."
-    if out.exists() and not out.is_dir(): raise ValueError(f"{out}: is a file; name a directory for --out")
-    found, before = sorted(_WRITTEN & {p.name for p in out.iterdir()}) if out.exists() else [], {}
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; name a directory for --out")
+    found, before = (
+        sorted(_WRITTEN & {p.name for p in out.iterdir()}) if out.exists() else [],
+        {},
+    )
     if found and not resume:
-        what = "a run" if {*FILES, _CHECKPOINT} & {*found} else "files that a run would write"
-        raise ValueError(f"{out}: already has {what} in it ({', '.join(found[:3])}{' …' if len(found) > 3 else ''}); nothing was changed; "
-                         "choose another --out, or give --resume to go on with an interrupted run")
+        what = (
+            "a run"
+            if {*FILES, _CHECKPOINT} & {*found}
+            else "files that a run would write"
+        )
+        raise ValueError(
+            f"{out}: already has {what} in it ({', '.join(found[:3])}{' …' if len(found) > 3 else ''}); nothing was changed; "
+            "choose another --out, or give --resume to go on with an interrupted run"
+        )
     if found and resume:
         try:
             before = json.loads((out / "run.json").read_text("utf-8"))
             old, resumed = dict(before["settings"]), list(before.get("resumed", []))
         except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(f"{out}: holds files, but no readable run.json of a run to resume; choose another --out") from None
-        if (out / "metrics.json").exists(): raise ValueError(f"{out}: this run is complete; choose another --out for a new one")
-        if changed := [f"{k} {old.get(k)!r} → {v!r}" for k, v in settings.items() if old.get(k) != v]:
-            raise ValueError(f"{out}: was begun with other settings ({', '.join(changed)}); resume with the same, or choose another --out")
+            raise ValueError(
+                f"{out}: holds files, but no readable run.json of a run to resume; choose another --out"
+            ) from None
+        if (out / "metrics.json").exists():
+            raise ValueError(
+                f"{out}: this run is complete; choose another --out for a new one"
+            )
+        if changed := [
+            f"{k} {old.get(k)!r} → {v!r}"
+            for k, v in settings.items()
+            if old.get(k) != v
+        ]:
+            raise ValueError(
+                f"{out}: was begun with other settings ({', '.join(changed)}); resume with the same, or choose another --out"
+            )
     from gpt_course.dataset import write_json
+
     now = {"versions": _versions(), "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-    write_json(out / "run.json", before | {"resumed": [*resumed, now]} if before else {"settings": settings} | now)
+    write_json(
+        out / "run.json",
+        before | {"resumed": [*resumed, now]}
+        if before
+        else {"settings": settings} | now,
+    )
 
 
 def _versions() -> dict[str, str]:
     "What is needed to repeat a run exactly."
     import torch
     from importlib.metadata import version
-    return {"gpt_course": gpt_course.__version__, "python": platform.python_version(), "torch": torch.__version__, "tiktoken": version("tiktoken"),
-            "machine": platform.machine(), "system": platform.system(), "torch_threads": torch.get_num_threads()}
+
+    return {
+        "gpt_course": gpt_course.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tiktoken": version("tiktoken"),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "torch_threads": torch.get_num_threads(),
+    }
 
 # %% ../nbs/cli.ipynb #cli-008
-def _answer_and_score(model, tokenizer, records: list[dict], loader, max_new_tokens: int, note: str, samples: int = 1) -> tuple[list, dict]:
+def _answer_and_score(
+    model,
+    tokenizer,
+    records: list[dict],
+    loader,
+    max_new_tokens: int,
+    note: str,
+    samples: int = 1,
+) -> tuple[list, dict]:
     "Answers to the test records, and their scores with the loss and the seconds it took."
     from gpt_course.evaluation import respond_by_consensus, score_responses
     from gpt_course.finetuning import evaluate_loss
     from gpt_course.responses import respond
-    print(f"answering {len(records)} test records {note} …", file=sys.stderr, flush=True)
+
+    print(
+        f"answering {len(records)} test records {note} …", file=sys.stderr, flush=True
+    )
     start = time.perf_counter()
-    responses = respond_by_consensus(model, tokenizer, records, samples, max_new_tokens) if samples > 1 else respond(model, tokenizer, records, max_new_tokens)
+    responses = (
+        respond_by_consensus(model, tokenizer, records, samples, max_new_tokens)
+        if samples > 1
+        else respond(model, tokenizer, records, max_new_tokens)
+    )
     seconds = {"answer": round(time.perf_counter() - start, 2)}
-    return responses, {"loss": evaluate_loss(model, loader)} | score_responses(records, responses) | {"seconds": seconds}
+    return responses, {"loss": evaluate_loss(model, loader)} | score_responses(
+        records, responses
+    ) | {"seconds": seconds}
 
 # %% ../nbs/cli.ipynb #cli-008-a
-def _adapt(net, lora: dict, seed: int) -> float:  # share of the parameters that is trained
+def _adapt(
+    net, lora: dict, seed: int
+) -> float:  # share of the parameters that is trained
     "Give the model LoRA layers, if the run asks for them."
     from gpt_course.lora import add_lora, count_trainable
     from gpt_course.model import count_parameters
-    if not lora["lora_rank"]: return 1.0
+
+    if not lora["lora_rank"]:
+        return 1.0
     whole = count_parameters(net)
-    add_lora(net, lora["lora_rank"], lora["lora_alpha"], lora["lora_dropout"], lora["lora_targets"], seed)
-    print(f"LoRA: {count_trainable(net):,} of {whole:,} numbers are trained", file=sys.stderr)
+    add_lora(
+        net,
+        lora["lora_rank"],
+        lora["lora_alpha"],
+        lora["lora_dropout"],
+        lora["lora_targets"],
+        seed,
+    )
+    print(
+        f"LoRA: {count_trainable(net):,} of {whole:,} numbers are trained",
+        file=sys.stderr,
+    )
     return count_trainable(net) / whole
 
 
@@ -79,18 +169,45 @@ def _warn_of_memory(net, train, config, trainable: float) -> None:
     "Say before a long wait that memory will not suffice; for our own network, whose tensors are counted."
     from gpt_course.memory import available_memory, batch_shape, memory_warning
     from gpt_course.model import GPTConfig
-    if not isinstance(net.config, GPTConfig): return
-    options = {k: getattr(config, k) for k in ("accumulate", "checkpoint_activations", "bf16", "optimizer")}
+
+    if not isinstance(net.config, GPTConfig):
+        return
+    options = {
+        k: getattr(config, k)
+        for k in ("accumulate", "checkpoint_activations", "bf16", "optimizer")
+    }
     device = next(net.parameters()).device
-    if note := memory_warning(net.config, *batch_shape(train, config.epochs), available_memory(device), trainable=trainable, **options):
+    if note := memory_warning(
+        net.config,
+        *batch_shape(train, config.epochs),
+        available_memory(device),
+        trainable=trainable,
+        **options,
+    ):
         print(f"warning: {note}", file=sys.stderr)
 
 # %% ../nbs/cli.ipynb #cli-008-b
 def run_finetune(
-    model: str = "tiny", data: str = "builtin", out: str | Path = "runs/finetune", epochs: int = 2, batch_size: int = 8,
-    lr: float | None = None, seed: int = 123, device: str = "auto", resume: bool = False, max_new_tokens: int = 256,
-    policy: str = "error", accumulate: int = 1, checkpoint_activations: bool = False, bf16: bool = False, optimizer: str = "adamw",
-    lora_rank: int = 0, lora_alpha: float | None = None, lora_dropout: float = 0.0, lora_targets: str | None = None, progress: bool = True,
+    model: str = "tiny",
+    data: str = "builtin",
+    out: str | Path = "runs/finetune",
+    epochs: int = 2,
+    batch_size: int = 8,
+    lr: float | None = None,
+    seed: int = 123,
+    device: str = "auto",
+    resume: bool = False,
+    max_new_tokens: int = 256,
+    policy: str = "error",
+    accumulate: int = 1,
+    checkpoint_activations: bool = False,
+    bf16: bool = False,
+    optimizer: str = "adamw",
+    lora_rank: int = 0,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
+    lora_targets: str | None = None,
+    progress: bool = True,
 ) -> dict:  # what `metrics.json` holds
     "Fine-tune a model on instruction records and leave everything in `out`."
     from gpt_course.dataset import audit_splits, load_data, split_records, write_json
@@ -100,40 +217,91 @@ def run_finetune(
     from gpt_course.losses import plot_losses, summarise
     from gpt_course.pretrained import load_pretrained, pick_device, save_pretrained
     from gpt_course.responses import compare_responses, encode_prompts
+
     out = Path(out)
-    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; need at least 1")
-    if max_new_tokens < 1: raise ValueError(f"max_new_tokens is {max_new_tokens}; need at least 1")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; need at least 1")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; need at least 1")
     parts = split_records(load_data(data))
     net, tokenizer = load_pretrained(model, pick_device(device))
-    train, test, val = make_loaders(parts, tokenizer, net.config.n_positions, batch_size, seed, policy)
-    read, parts = sum(map(len, parts)), tuple([part[i] for i in loader.dataset.kept] for part, loader in zip(parts, (train, test, val)))
-    if dropped := read - sum(map(len, parts)): print(f"{dropped} of {read} records are too long for the model and were dropped", file=sys.stderr)
+    train, test, val = make_loaders(
+        parts, tokenizer, net.config.n_positions, batch_size, seed, policy
+    )
+    read, parts = (
+        sum(map(len, parts)),
+        tuple(
+            [part[i] for i in loader.dataset.kept]
+            for part, loader in zip(parts, (train, test, val))
+        ),
+    )
+    if dropped := read - sum(map(len, parts)):
+        print(
+            f"{dropped} of {read} records are too long for the model and were dropped",
+            file=sys.stderr,
+        )
     encode_prompts(parts[1], tokenizer, net.config.n_positions)
-    lora = dict(lora_rank=lora_rank, lora_alpha=(32.0 if lora_rank else 0.0) if lora_alpha is None else lora_alpha, lora_dropout=lora_dropout, lora_targets=lora_targets)
-    trainable, usual = _adapt(net, lora, seed), (lora_lr if lora_rank else default_lr)(net.config.n_embd)
-    config = TrainConfig(epochs=epochs, lr=usual if lr is None else lr, seed=seed, accumulate=accumulate, optimizer=optimizer, bf16=bf16,
-                         checkpoint_activations=checkpoint_activations)
-    settings = {"model": str(model), "data": str(data), "data_sha256": hashlib.sha256(json.dumps(parts).encode()).hexdigest(), "batch_size": batch_size,
-                "device": next(net.parameters()).device.type, "max_new_tokens": max_new_tokens, "policy": policy}
+    lora = dict(
+        lora_rank=lora_rank,
+        lora_alpha=(32.0 if lora_rank else 0.0) if lora_alpha is None else lora_alpha,
+        lora_dropout=lora_dropout,
+        lora_targets=lora_targets,
+    )
+    trainable, usual = (
+        _adapt(net, lora, seed),
+        (lora_lr if lora_rank else default_lr)(net.config.n_embd),
+    )
+    config = TrainConfig(
+        epochs=epochs,
+        lr=usual if lr is None else lr,
+        seed=seed,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        bf16=bf16,
+        checkpoint_activations=checkpoint_activations,
+    )
+    settings = {
+        "model": str(model),
+        "data": str(data),
+        "data_sha256": hashlib.sha256(json.dumps(parts).encode()).hexdigest(),
+        "batch_size": batch_size,
+        "device": next(net.parameters()).device.type,
+        "max_new_tokens": max_new_tokens,
+        "policy": policy,
+    }
     _open_run(out, settings | lora | asdict(config), resume)
-    print(f"{data}: {len(parts[0])} training, {len(parts[1])} test, {len(parts[2])} validation records; {audit_splits(*parts)}", file=sys.stderr)
+    print(
+        f"{data}: {len(parts[0])} training, {len(parts[1])} test, {len(parts[2])} validation records; {audit_splits(*parts)}",
+        file=sys.stderr,
+    )
     _warn_of_memory(net, train, config, trainable)
-    before, scores_before = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, "before")
+    before, scores_before = _answer_and_score(
+        net, tokenizer, parts[1], test, max_new_tokens, "before"
+    )
     start = time.perf_counter()
     history = finetune(net, train, val, config, out / _CHECKPOINT, resume, progress)
     training_s = round(time.perf_counter() - start, 2)
     if lora_rank:
         save_adapter(net, out / "adapter", model)
         remove_lora(merge_lora(net))
-    after, scores_after = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, "after")
-    scores_after["seconds"] |= {"finetune": training_s} | ({"resumed": True} if resume else {})  # resumed: the last part only
-    metrics, compared = {"before": scores_before, "after": scores_after}, compare_responses(parts[1], before, after)
+    after, scores_after = _answer_and_score(
+        net, tokenizer, parts[1], test, max_new_tokens, "after"
+    )
+    # resumed: the last part only
+    scores_after["seconds"] |= {"finetune": training_s} | (
+        {"resumed": True} if resume else {}
+    )
+    metrics, compared = (
+        {"before": scores_before, "after": scores_after},
+        compare_responses(parts[1], before, after),
+    )
     save_pretrained(net, out, tokenizer=tokenizer)
     history.save(out / "history.csv")
     plot_losses(history, out / "losses.png")
     write_json(out / "responses.json", compared)
     write_report(out, metrics, compared, summarise(history))
-    write_json(out / "metrics.json", metrics)  # last: its presence means that the run is complete
+    # last: its presence means that the run is complete
+    write_json(out / "metrics.json", metrics)
     (out / _CHECKPOINT).unlink(missing_ok=True)
     return metrics
 
@@ -142,8 +310,15 @@ _STYLE = """:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-seri
 table{border-collapse:collapse;table-layout:fixed;width:100%}td,th{padding:.35rem .6rem;border-bottom:1px solid #8886;text-align:left;vertical-align:top;overflow-wrap:anywhere}
 td.n{font-variant-numeric:tabular-nums}td.a{white-space:pre-wrap}img{max-width:100%;background:#fff;border-radius:8px}
 .same{background:#2d7d4630}.wide{overflow-x:auto}small{opacity:.75}"""
-_NAMES = {"loss": "loss (nats per token)", "exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L", "end_rate": "answers that end by themselves",
-          "repetition": "repetition", "n": "test records"}
+_NAMES = {
+    "loss": "loss (nats per token)",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "rouge_l": "ROUGE-L",
+    "end_rate": "answers that end by themselves",
+    "repetition": "repetition",
+    "n": "test records",
+}
 
 
 def write_report(
@@ -155,115 +330,262 @@ def write_report(
     "One page with scores, plot, settings and every test record before and after."
     from gpt_course.dataset import write_atomic
     from gpt_course.evaluation import exact_match
+
     run = json.loads((out / "run.json").read_text("utf-8"))
     picture = base64.b64encode((out / "losses.png").read_bytes()).decode()
     show = lambda v: str(v) if isinstance(v, int) else f"{v:.3f}"
-    scores = "".join(f"<tr><th scope=row>{label}<td class=n>{show(metrics['before'][k])}<td class=n>{show(metrics['after'][k])}" for k, label in _NAMES.items())
-    rows = "".join(f"<tr{' class=same' if exact_match(r['response'], r['output']) else ''}>" + "".join(
-        f"<td class=a>{escape(t)}" for t in (f"{r['instruction']}\n{r['input']}".strip(), r["output"], r["response_before"], r["response"])) for r in compared)
-    settings = "".join(f"<tr><th scope=row>{escape(k)}<td>{escape(str(v))}" for k, v in (run["settings"] | run["versions"]).items())
+    scores = "".join(
+        f"<tr><th scope=row>{label}<td class=n>{show(metrics['before'][k])}<td class=n>{show(metrics['after'][k])}"
+        for k, label in _NAMES.items()
+    )
+    rows = "".join(
+        f"<tr{' class=same' if exact_match(r['response'], r['output']) else ''}>"
+        + "".join(
+            f"<td class=a>{escape(t)}"
+            for t in (
+                f"{r['instruction']}\n{r['input']}".strip(),
+                r["output"],
+                r["response_before"],
+                r["response"],
+            )
+        )
+        for r in compared
+    )
+    settings = "".join(
+        f"<tr><th scope=row>{escape(k)}<td>{escape(str(v))}"
+        for k, v in (run["settings"] | run["versions"]).items()
+    )
     name = f"{run['settings']['model']} on {run['settings']['data']}"
-    return write_atomic(out / "report.html", f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
+    return write_atomic(
+        out / "report.html",
+        f"""<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
 <title>gpt_course: {escape(name)}</title><style>{_STYLE}</style><h1>{escape(name)}</h1>
-<h2>Scores on {metrics['after']['n']} test records</h2><table><tr><th>score<th>before<th>after{scores}</table>
-<h2>Losses</h2><img alt="Training and validation loss against epochs. {escape(summary)}" src="data:image/png;base64,{picture}"><p>{escape(summary).replace(chr(10), '<br>')}
+<h2>Scores on {metrics["after"]["n"]} test records</h2><table><tr><th>score<th>before<th>after{scores}</table>
+<h2>Losses</h2><img alt="Training and validation loss against epochs. {escape(summary)}" src="data:image/png;base64,{picture}"><p>{escape(summary).replace(chr(10), "<br>")}
 <h2>Every test record</h2><p><small>Green: the answer has the wanted words.</small><div class=wide><table><tr><th>instruction<th>wanted<th>before<th>after{rows}</table></div>
 <h2>Settings</h2><table>{settings}</table></html>
-""")
+""",
+    )
 
 # %% ../nbs/cli.ipynb #cli-012
-def _print_answer(net, tokenizer, record: dict[str, str], max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None,
-                  seed: int, file=None) -> str:
+def _print_answer(
+    net,
+    tokenizer,
+    record: dict[str, str],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    file=None,
+) -> str:
     "Print one answer as it comes, and return it."
     from gpt_course.generation import stream
     from gpt_course.responses import encode_prompts
-    if not record["instruction"].strip(): raise ValueError("the instruction is empty; write what the model should do")
+
+    if not record["instruction"].strip():
+        raise ValueError("the instruction is empty; write what the model should do")
     [prompt] = encode_prompts([record], tokenizer, net.config.n_positions)
     ids, shown = [], ""
-    for token in stream(net, prompt, max_new_tokens, tokenizer.eot_token, temperature, top_k, top_p, seed):
-        if token < tokenizer.n_vocab: ids.append(token)  # a model can have rows that are no token's
+    for token in stream(
+        net,
+        prompt,
+        max_new_tokens,
+        tokenizer.eot_token,
+        temperature,
+        top_k,
+        top_p,
+        seed,
+    ):
+        # a model can have rows that are no token's
+        if token < tokenizer.n_vocab:
+            ids.append(token)
         text = tokenizer.decode(ids)
-        if text.endswith("\ufffd"): continue  # half a character: wait for the other tokens
-        print(text[len(shown):], end="", flush=True, file=file)
+        # half a character: wait for the other tokens
+        if text.endswith("\ufffd"):
+            continue
+        print(text[len(shown) :], end="", flush=True, file=file)
         shown = text
     print(file=file)
     return tokenizer.decode(ids)
 
 
-def run_respond(model: str, instruction: str, input: str = "", max_new_tokens: int = 256, temperature: float = 0.0, top_k: int | None = None,
-                top_p: float | None = None, seed: int = 123, device: str = "auto", file=None) -> str:
+def run_respond(
+    model: str,
+    instruction: str,
+    input: str = "",
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 123,
+    device: str = "auto",
+    file=None,
+) -> str:
     "Answer one instruction."
     from gpt_course.pretrained import load_pretrained, pick_device
-    if not instruction.strip(): raise ValueError("the instruction is empty; write what the model should do")
+
+    if not instruction.strip():
+        raise ValueError("the instruction is empty; write what the model should do")
     net, tokenizer = load_pretrained(model, pick_device(device))
-    return _print_answer(net, tokenizer, {"instruction": instruction, "input": input}, max_new_tokens, temperature, top_k, top_p, seed, file)
+    return _print_answer(
+        net,
+        tokenizer,
+        {"instruction": instruction, "input": input},
+        max_new_tokens,
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        file,
+    )
 
 # %% ../nbs/cli.ipynb #cli-012-c
-def run_chat(model: str, max_new_tokens: int = 256, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None,
-             seed: int = 123, device: str = "auto") -> None:
+def run_chat(
+    model: str,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 123,
+    device: str = "auto",
+) -> None:
     "Answer one instruction after another, each on its own, as in training: the model does not see what was said before."
     from gpt_course.pretrained import load_pretrained, pick_device
+
     net, tokenizer = load_pretrained(model, pick_device(device))
-    print("Write an instruction, then its input (Enter for none). Each is answered on its own. Ctrl-D ends.", file=sys.stderr)
+    print(
+        "Write an instruction, then its input (Enter for none). Each is answered on its own. Ctrl-D ends.",
+        file=sys.stderr,
+    )
     while True:
         try:
             instruction = input("instruction> ").strip()
-            if not instruction: continue
+            if not instruction:
+                continue
             record = {"instruction": instruction, "input": input("input> ").strip()}
         except EOFError:
             return print()
-        try: _print_answer(net, tokenizer, record, max_new_tokens, temperature, top_k, top_p, seed)
-        except ValueError as e: print(e, file=sys.stderr)
-        except KeyboardInterrupt: print(" … stopped", file=sys.stderr)
+        try:
+            _print_answer(
+                net, tokenizer, record, max_new_tokens, temperature, top_k, top_p, seed
+            )
+        except ValueError as e:
+            print(e, file=sys.stderr)
+        except KeyboardInterrupt:
+            print(" … stopped", file=sys.stderr)
 
 # %% ../nbs/cli.ipynb #cli-012-a
-def run_evaluate(model: str, data: str = "builtin", max_new_tokens: int = 256, device: str = "auto", judge: str | None = None,
-                 judge_model: str | None = None, samples: int = 1) -> dict:
+def run_evaluate(
+    model: str,
+    data: str = "builtin",
+    max_new_tokens: int = 256,
+    device: str = "auto",
+    judge: str | None = None,
+    judge_model: str | None = None,
+    samples: int = 1,
+) -> dict:
     "Scores of a model on the test part of a data set."
     from gpt_course.dataset import load_data, split_records
-    from gpt_course.evaluation import ask_endpoint, bootstrap_interval, exact_match, judge_responses
+    from gpt_course.evaluation import (
+        ask_endpoint,
+        bootstrap_interval,
+        exact_match,
+        judge_responses,
+    )
     from gpt_course.loaders import InstructionDataset, make_loader
     from gpt_course.pretrained import load_pretrained, pick_device
     from gpt_course.responses import encode_prompts
-    if samples < 1: raise ValueError(f"--samples is {samples}; need at least 1")
-    if bool(judge) != bool(judge_model): raise ValueError("--judge and --judge-model belong together; give the address and the model's name there")
+
+    if samples < 1:
+        raise ValueError(f"--samples is {samples}; need at least 1")
+    if bool(judge) != bool(judge_model):
+        raise ValueError(
+            "--judge and --judge-model belong together; give the address and the model's name there"
+        )
     parts = split_records(load_data(data))
     net, tokenizer = load_pretrained(model, pick_device(device))
     encode_prompts(parts[1], tokenizer, net.config.n_positions)
-    if judge: ask_endpoint(judge, judge_model, "Say hi.")  # is it there? Better to know before the long wait
-    test = make_loader(InstructionDataset(parts[1], tokenizer, net.config.n_positions, "truncate"), shuffle=False)
-    responses, scores = _answer_and_score(net, tokenizer, parts[1], test, max_new_tokens, f"with {model}", samples)
-    low, high = bootstrap_interval([exact_match(r.text, record["output"]) for r, record in zip(responses, parts[1])])
+    # is it there? Better to know before the long wait
+    if judge:
+        ask_endpoint(judge, judge_model, "Say hi.")
+    test = make_loader(
+        InstructionDataset(parts[1], tokenizer, net.config.n_positions, "truncate"),
+        shuffle=False,
+    )
+    responses, scores = _answer_and_score(
+        net, tokenizer, parts[1], test, max_new_tokens, f"with {model}", samples
+    )
+    low, high = bootstrap_interval(
+        [
+            exact_match(r.text, record["output"])
+            for r, record in zip(responses, parts[1])
+        ]
+    )
     scores |= {"exact_match_low": low, "exact_match_high": high}
     if judge:
-        print(_show(scores), file=sys.stderr, flush=True)  # they stay, even if the judge fails half-way
-        scores |= judge_responses(parts[1], responses, partial(ask_endpoint, judge, judge_model)).summary()
+        # they stay, even if the judge fails half-way
+        print(_show(scores), file=sys.stderr, flush=True)
+        scores |= judge_responses(
+            parts[1], responses, partial(ask_endpoint, judge, judge_model)
+        ).summary()
     return scores
 
 # %% ../nbs/cli.ipynb #cli-012-d
-def run_export(model: str, to: str = "hf", out: str | Path = "export", dtype: str = "f32", license: str | None = None, overwrite: bool = False,
-               push: str | None = None, public: bool = False) -> str:  # what was written, and where
+def run_export(
+    model: str,
+    to: str = "hf",
+    out: str | Path = "export",
+    dtype: str = "f32",
+    license: str | None = None,
+    overwrite: bool = False,
+    push: str | None = None,
+    public: bool = False,
+) -> str:  # what was written, and where
     "Write a model so that other tools run it, and upload it if asked to."
     from gpt_course.pretrained import load_pretrained
     from gpt_course.sharing import export_gguf, export_hf, push_to_hub
-    if to not in ("hf", "gguf"): raise ValueError(f"--to is {to!r}; choose hf (Transformers and what builds on it) or gguf (llama.cpp, Ollama)")
+
+    if to not in ("hf", "gguf"):
+        raise ValueError(
+            f"--to is {to!r}; choose hf (Transformers and what builds on it) or gguf (llama.cpp, Ollama)"
+        )
     net, tokenizer = load_pretrained(model)
-    written = (export_hf if to == "hf" else export_gguf)(net, tokenizer, out, source=model, dtype=dtype, license=license, overwrite=overwrite)
-    return f"uploaded: {push_to_hub(out, push, private=not public)}" if push else f"written: {written}"
+    written = (export_hf if to == "hf" else export_gguf)(
+        net,
+        tokenizer,
+        out,
+        source=model,
+        dtype=dtype,
+        license=license,
+        overwrite=overwrite,
+    )
+    return (
+        f"uploaded: {push_to_hub(out, push, private=not public)}"
+        if push
+        else f"written: {written}"
+    )
 
 # %% ../nbs/cli.ipynb #cli-012-b
 def lectures_dir() -> Path:
     "Where the lectures are: inside an installed package, or beside it in a checkout."
-    inside, beside = Path(gpt_course.__file__).parent / "lectures", Path(gpt_course.__file__).parent.parent / "nbs"
+    inside, beside = (
+        Path(gpt_course.__file__).parent / "lectures",
+        Path(gpt_course.__file__).parent.parent / "nbs",
+    )
     return inside if inside.is_dir() else beside
 
 
 def copy_lectures(folder: str | Path) -> list[Path]:  # the files that were copied
     "Copy the lectures into `folder`; what is there already is left alone."
     from gpt_course.dataset import write_atomic
+
     folder, source = Path(folder), lectures_dir()
     notebooks = sorted(source.glob("*.ipynb"))
-    if not notebooks: raise ValueError(f"{source}: no lectures there; install the package again, or use a checkout")
+    if not notebooks:
+        raise ValueError(
+            f"{source}: no lectures there; install the package again, or use a checkout"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     new = [n for n in notebooks if not (folder / n.name).exists()]
     return [write_atomic(folder / n.name, n.read_bytes()) for n in new]
@@ -272,78 +594,194 @@ def copy_lectures(folder: str | Path) -> list[Path]:  # the files that were copi
 def run_lab(folder: str | Path = "gpt_course_lectures", copy_only: bool = False) -> int:
     "Copy the lectures and open JupyterLab there."
     new = copy_lectures(folder)
-    print(f"{len(new)} lectures copied to {folder}" + ("" if new else " (all were there already; yours are kept)"))
-    return 0 if copy_only else subprocess.run([sys.executable, "-m", "jupyter", "lab", str(folder)]).returncode
+    print(
+        f"{len(new)} lectures copied to {folder}"
+        + ("" if new else " (all were there already; yours are kept)")
+    )
+    return (
+        0
+        if copy_only
+        else subprocess.run(
+            [sys.executable, "-m", "jupyter", "lab", str(folder)]
+        ).returncode
+    )
 
 # %% ../nbs/cli.ipynb #cli-014
 def make_parser() -> argparse.ArgumentParser:
     "All subcommands and options."
-    parser = argparse.ArgumentParser(prog="gpt-course", description="Instruction fine-tuning of GPT-2, on any laptop.")
-    parser.add_argument("--version", action="version", version=f"gpt_course {gpt_course.__version__}")
+    parser = argparse.ArgumentParser(
+        prog="gpt-course",
+        description="Instruction fine-tuning of GPT-2, on any laptop.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"gpt_course {gpt_course.__version__}"
+    )
     sub = parser.add_subparsers(dest="command", required=True)
     p = sub.add_parser("finetune", help="fine-tune a model on instruction records")
-    p.add_argument("--model", default="tiny", help="tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf:OWNER/NAME, or the path of a model folder")
-    p.add_argument("--data", default="builtin", help="builtin, lecture, or the path of a JSON or JSONL file")
-    p.add_argument("--out", default="runs/finetune", help="directory for the results; must not have a run in it")
+    p.add_argument(
+        "--model",
+        default="tiny",
+        help="tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, hf:OWNER/NAME, or the path of a model folder",
+    )
+    p.add_argument(
+        "--data",
+        default="builtin",
+        help="builtin, lecture, or the path of a JSON or JSONL file",
+    )
+    p.add_argument(
+        "--out",
+        default="runs/finetune",
+        help="directory for the results; must not have a run in it",
+    )
     p.add_argument("--epochs", type=int, default=2)
     p.add_argument("--batch-size", type=int, default=8)
-    p.add_argument("--lr", type=float, help="peak learning rate; default: by the model's width")
+    p.add_argument(
+        "--lr", type=float, help="peak learning rate; default: by the model's width"
+    )
     p.add_argument("--accumulate", type=int, default=1, help="batches per step")
-    p.add_argument("--checkpoint-activations", action="store_true", help="less memory, a third more time, the same numbers")
-    p.add_argument("--bf16", action="store_true", help="multiply in bfloat16; fast only where the processor has it")
-    p.add_argument("--optimizer", default="adamw", help="adamw, or adamw8bit: smaller states; needs the package bitsandbytes")
-    p.add_argument("--lora-rank", type=int, default=0, help="train thin matrices of this rank beside the frozen weights; 0: train all weights")
-    p.add_argument("--lora-alpha", type=float, help="their change is scaled by alpha / rank; default: 32")
+    p.add_argument(
+        "--checkpoint-activations",
+        action="store_true",
+        help="less memory, a third more time, the same numbers",
+    )
+    p.add_argument(
+        "--bf16",
+        action="store_true",
+        help="multiply in bfloat16; fast only where the processor has it",
+    )
+    p.add_argument(
+        "--optimizer",
+        default="adamw",
+        help="adamw, or adamw8bit: smaller states; needs the package bitsandbytes",
+    )
+    p.add_argument(
+        "--lora-rank",
+        type=int,
+        default=0,
+        help="train thin matrices of this rank beside the frozen weights; 0: train all weights",
+    )
+    p.add_argument(
+        "--lora-alpha",
+        type=float,
+        help="their change is scaled by alpha / rank; default: 32",
+    )
     p.add_argument("--lora-dropout", type=float, default=0.0)
-    p.add_argument("--lora-targets", help="ends of layer names, with commas; default: every linear layer but the output layer")
-    p.add_argument("--policy", default="error", choices=("error", "drop", "truncate"), help="what to do with records longer than the context")
-    p.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    p.add_argument(
+        "--lora-targets",
+        help="ends of layer names, with commas; default: every linear layer but the output layer",
+    )
+    p.add_argument(
+        "--policy",
+        default="error",
+        choices=("error", "drop", "truncate"),
+        help="what to do with records longer than the context",
+    )
+    p.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run in --out"
+    )
     p = sub.add_parser("respond", help="answer one instruction")
-    p.add_argument("model"); p.add_argument("instruction")
+    p.add_argument("model")
+    p.add_argument("instruction")
     p.add_argument("--input", default="", help="text the instruction is about")
     p = sub.add_parser("chat", help="answer one instruction after another")
     p.add_argument("model")
     for p in (sub.choices["respond"], sub.choices["chat"]):
-        p.add_argument("--temperature", type=float, default=0.0, help="0: always the best token")
-        p.add_argument("--top-k", type=int); p.add_argument("--top-p", type=float)
+        p.add_argument(
+            "--temperature", type=float, default=0.0, help="0: always the best token"
+        )
+        p.add_argument("--top-k", type=int)
+        p.add_argument("--top-p", type=float)
     p = sub.add_parser("evaluate", help="score a model on the test part of a data set")
-    p.add_argument("model"); p.add_argument("--data", default="builtin")
-    p.add_argument("--samples", type=int, default=1, help="draw so many answers for each record and keep the one most like the others; 1: the greedy answer")
-    p.add_argument("--judge", metavar="URL", help="OpenAI-compatible endpoint, such as http://localhost:11434/v1"); p.add_argument("--judge-model")
-    for name, p in sub.choices.items():
-        p.add_argument("--max-new-tokens", type=int, default=256); p.add_argument("--device", default="auto")
-        if name != "evaluate": p.add_argument("--seed", type=int, default=123)
-    p = sub.add_parser("export", help="write a model for Transformers, llama.cpp or Ollama")
     p.add_argument("model")
-    p.add_argument("--to", default="hf", help="hf (Transformers and what builds on it) or gguf (llama.cpp, Ollama)")
-    p.add_argument("--out", default="export", help="folder for the files; must be empty or absent")
+    p.add_argument("--data", default="builtin")
+    p.add_argument(
+        "--samples",
+        type=int,
+        default=1,
+        help="draw so many answers for each record and keep the one most like the others; 1: the greedy answer",
+    )
+    p.add_argument(
+        "--judge",
+        metavar="URL",
+        help="OpenAI-compatible endpoint, such as http://localhost:11434/v1",
+    )
+    p.add_argument("--judge-model")
+    for name, p in sub.choices.items():
+        p.add_argument("--max-new-tokens", type=int, default=256)
+        p.add_argument("--device", default="auto")
+        if name != "evaluate":
+            p.add_argument("--seed", type=int, default=123)
+    p = sub.add_parser(
+        "export", help="write a model for Transformers, llama.cpp or Ollama"
+    )
+    p.add_argument("model")
+    p.add_argument(
+        "--to",
+        default="hf",
+        help="hf (Transformers and what builds on it) or gguf (llama.cpp, Ollama)",
+    )
+    p.add_argument(
+        "--out", default="export", help="folder for the files; must be empty or absent"
+    )
     p.add_argument("--dtype", default="f32", help="f32, f16 or, for gguf, q8_0")
-    p.add_argument("--license", help="for the model card, as the Hub writes it, such as mit")
-    p.add_argument("--overwrite", action="store_true", help="replace an earlier export in --out")
-    p.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the Hub afterwards; needs `hf auth login` once")
-    p.add_argument("--public", action="store_true", help="let everybody see a new repository on the Hub")
+    p.add_argument(
+        "--license", help="for the model card, as the Hub writes it, such as mit"
+    )
+    p.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier export in --out"
+    )
+    p.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload the folder to the Hub afterwards; needs `hf auth login` once",
+    )
+    p.add_argument(
+        "--public",
+        action="store_true",
+        help="let everybody see a new repository on the Hub",
+    )
     p = sub.add_parser("lab", help="copy the lectures and open JupyterLab")
-    p.add_argument("folder", nargs="?", default="gpt_course_lectures"); p.add_argument("--copy-only", action="store_true")
+    p.add_argument("folder", nargs="?", default="gpt_course_lectures")
+    p.add_argument("--copy-only", action="store_true")
     return parser
 
 # %% ../nbs/cli.ipynb #cli-014-b
 def _show(metrics: dict) -> str:
-    flat = lambda m: {k: round(v, 4) if isinstance(v, float) else v for k, v in m.items()}
-    return json.dumps({k: flat(v) if isinstance(v, dict) else round(v, 4) if isinstance(v, float) else v for k, v in metrics.items()}, indent=2)
+    flat = lambda m: {
+        k: round(v, 4) if isinstance(v, float) else v for k, v in m.items()
+    }
+    return json.dumps(
+        {
+            k: flat(v)
+            if isinstance(v, dict)
+            else round(v, 4)
+            if isinstance(v, float)
+            else v
+            for k, v in metrics.items()
+        },
+        indent=2,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:  # exit code
     "Entry point of `gpt-course`."
-    for output in (sys.stdout, sys.stderr):  # a terminal or pipe that lacks a character shows `?` for it
-        if hasattr(output, "reconfigure"): output.reconfigure(errors="replace")
+    # a terminal or pipe that lacks a character shows `?` for it
+    for output in (sys.stdout, sys.stderr):
+        if hasattr(output, "reconfigure"):
+            output.reconfigure(errors="replace")
     args = vars(make_parser().parse_args(argv))
     command = args.pop("command")
     try:
-        if command == "respond": run_respond(**args)
-        elif command == "chat": run_chat(**args)
-        elif command == "export": print(run_export(**args))
-        elif command == "lab": return run_lab(**args)
-        elif command == "evaluate": print(_show(run_evaluate(**args)))
+        if command == "respond":
+            run_respond(**args)
+        elif command == "chat":
+            run_chat(**args)
+        elif command == "export":
+            print(run_export(**args))
+        elif command == "lab":
+            return run_lab(**args)
+        elif command == "evaluate":
+            print(_show(run_evaluate(**args)))
         else:
             print(_show(run_finetune(**args)))
             print(f"open {Path(args['out']) / 'report.html'}")
@@ -351,9 +789,19 @@ def main(argv: list[str] | None = None) -> int:  # exit code
         print(f"gpt-course {command}: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ngpt-course {command}: interrupted" + ("; the same command with --resume goes on from the last checkpoint" if command == "finetune" else ""), file=sys.stderr)
+        print(
+            f"\ngpt-course {command}: interrupted"
+            + (
+                "; the same command with --resume goes on from the last checkpoint"
+                if command == "finetune"
+                else ""
+            ),
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
-if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # `python -m gpt_course.cli`; in a notebook there is no file
+# `python -m gpt_course.cli`; in a notebook there is no file
+if __name__ == "__main__" and "__file__" in globals():
+    sys.exit(main())

@@ -21,50 +21,93 @@ FIELDS = ("instruction", "input", "output")
 
 class RecordError(ValueError):
     "Instruction data that cannot be used; `faults` has every fault, the message the first twenty."
+
     def __init__(self, source: str, faults: list[str], most: int = 20):
         self.source, self.faults = source, faults
         shown = "".join(f"\n  {fault}" for fault in faults[:most])
         more = f"\n  … and {len(faults) - most} more" if len(faults) > most else ""
-        super().__init__(f"{source}: {len(faults)} fault{'s' * (len(faults) != 1)}{shown}{more}")
+        super().__init__(
+            f"{source}: {len(faults)} fault{'s' * (len(faults) != 1)}{shown}{more}"
+        )
 
-    def __reduce__(self): return type(self), (self.source, self.faults)  # so that it survives the way back from another process
+    def __reduce__(self):
+        return type(self), (
+            self.source,
+            self.faults,
+        )  # so that it survives the way back from another process
 
 
 def validate_records(
     records: object,  # what was read: should be a list of dicts
     source: str = "records",  # named in messages, usually the file
-    places: list[str] | None = None,  # how to name each record; default `record 1`, `record 2`, …
-) -> list[dict[str, str]]:  # new dicts; `input` filled in as "" where it was absent, other keys kept
+    # how to name each record; default `record 1`, `record 2`, …
+    places: list[str] | None = None,
+    # new dicts; `input` filled in as "" where it was absent, other keys kept
+) -> list[dict[str, str]]:
     "Check Alpaca records and return them, or raise one `RecordError` with all faults."
     if not isinstance(records, list):
-        raise RecordError(source, [f"holds {_kind(records)}; need a list of records, each with instruction, input and output"])
+        raise RecordError(
+            source,
+            [
+                f"holds {_kind(records)}; need a list of records, each with instruction, input and output"
+            ],
+        )
     if not records:
         raise RecordError(source, ["holds no record; need at least one"])
     faults, places = [], places or [f"record {i}" for i in range(1, len(records) + 1)]
     for place, record in zip(places, records):
         faults += [f"{place}: {fault}" for fault in _record_faults(record)]
-    if faults: raise RecordError(source, faults)
-    return [{"instruction": r["instruction"], "input": r.get("input", ""), "output": r["output"],
-             **{k: v for k, v in r.items() if k not in FIELDS}} for r in records]
+    if faults:
+        raise RecordError(source, faults)
+    return [
+        {
+            "instruction": r["instruction"],
+            "input": r.get("input", ""),
+            "output": r["output"],
+            **{k: v for k, v in r.items() if k not in FIELDS},
+        }
+        for r in records
+    ]
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)
 
 
 def _record_faults(record: object) -> list[str]:
-    if not isinstance(record, dict): return [f"is {_kind(record)}; need an object with instruction, input and output"]
+    if not isinstance(record, dict):
+        return [
+            f"is {_kind(record)}; need an object with instruction, input and output"
+        ]
     faults = []
     for name in FIELDS:
         value = record.get(name, "" if name == "input" else None)
         if name not in record and name != "input":
             near = ", ".join(repr(k) for k in record if k not in FIELDS)
-            faults.append(f"field {name!r} is missing" + (f" (found {near})" if near else "") + "; add it")
-        elif not isinstance(value, str): faults.append(f"field {name!r} is {_kind(value)}; write it as a text in quotes")
+            faults.append(
+                f"field {name!r} is missing"
+                + (f" (found {near})" if near else "")
+                + "; add it"
+            )
+        elif not isinstance(value, str):
+            faults.append(
+                f"field {name!r} is {_kind(value)}; write it as a text in quotes"
+            )
         elif half := re.search("[\ud800-\udfff]", value):
-            faults.append(f"field {name!r} has half a character, {ascii(half[0])}, which no file can hold; mend or remove it")
-        elif name != "input" and not value.strip(): faults.append(f"field {name!r} is empty; fill it or remove the record")
+            faults.append(
+                f"field {name!r} has half a character, {ascii(half[0])}, which no file can hold; mend or remove it"
+            )
+        elif name != "input" and not value.strip():
+            faults.append(f"field {name!r} is empty; fill it or remove the record")
     return faults
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-013
@@ -78,16 +121,27 @@ def load_records(
     except FileNotFoundError:
         raise RecordError(str(path), ["no such file; check the path"]) from None
     except OSError as e:
-        raise RecordError(str(path), [f"cannot be read ({e.strerror}); need a JSON or JSONL file"]) from None
+        raise RecordError(
+            str(path), [f"cannot be read ({e.strerror}); need a JSON or JSONL file"]
+        ) from None
     except UnicodeDecodeError as e:
-        raise RecordError(str(path), [f"byte {e.start} is not UTF-8; save the file as UTF-8"]) from None
-    if not text.strip(): raise RecordError(str(path), ["is empty; need a list of records"])
-    if path.suffix.lower() == ".jsonl": return _load_lines(path, text)
+        raise RecordError(
+            str(path), [f"byte {e.start} is not UTF-8; save the file as UTF-8"]
+        ) from None
+    if not text.strip():
+        raise RecordError(str(path), ["is empty; need a list of records"])
+    if path.suffix.lower() == ".jsonl":
+        return _load_lines(path, text)
     try:
         records = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as e:
-        raise RecordError(str(path), [f"line {e.lineno}, column {e.colno}: not JSON ({e.msg}); mend it there, "
-                                      "or name the file .jsonl if it has one record a line"]) from None
+        raise RecordError(
+            str(path),
+            [
+                f"line {e.lineno}, column {e.colno}: not JSON ({e.msg}); mend it there, "
+                "or name the file .jsonl if it has one record a line"
+            ],
+        ) from None
     except (ValueError, RecursionError) as e:
         raise RecordError(str(path), [_unusable(e)]) from None
     return validate_records(records, str(path))
@@ -95,26 +149,37 @@ def load_records(
 
 def _once(pairs: list[tuple[str, object]]) -> dict:
     "A JSON object; Python alone would keep the last of two fields with one name, and say nothing."
-    if twice := [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]:
-        raise ValueError(f"the field {twice[0]!r} stands twice in one record, {str(dict(pairs))[:60]}…")
+    if twice := [
+        name for name, n in Counter(name for name, _ in pairs).items() if n > 1
+    ]:
+        raise ValueError(
+            f"the field {twice[0]!r} stands twice in one record, {str(dict(pairs))[:60]}…"
+        )
     return dict(pairs)
 
 
-def _unusable(e: Exception) -> str:  # also a number of thousands of digits, or thousands of brackets
+def _unusable(
+    e: Exception,
+) -> str:  # also a number of thousands of digits, or thousands of brackets
     return f"cannot be used as JSON ({str(e).split(';')[0]}); need instruction, input and output in each record"
 
 
 def _load_lines(path: Path, text: str) -> list[dict[str, str]]:
     records, places, faults = [], [], []
     for n, line in enumerate(text.split("\n"), 1):
-        if not line.strip(): continue
+        if not line.strip():
+            continue
         try:
-            records.append(json.loads(line, object_pairs_hook=_once)); places.append(f"line {n}")
+            records.append(json.loads(line, object_pairs_hook=_once))
+            places.append(f"line {n}")
         except json.JSONDecodeError as e:
-            faults.append(f"line {n}, column {e.colno}: not JSON ({e.msg}); mend it there")
+            faults.append(
+                f"line {n}, column {e.colno}: not JSON ({e.msg}); mend it there"
+            )
         except (ValueError, RecursionError) as e:
             faults.append(f"line {n}: {_unusable(e)}")
-    if faults: raise RecordError(str(path), faults)
+    if faults:
+        raise RecordError(str(path), faults)
     return validate_records(records, str(path), places)
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-018
@@ -122,9 +187,14 @@ def render_prompt(
     record: dict[str, str],  # needs `instruction`; `input` may be empty or absent
 ) -> str:  # ends with the response header: the answer's first token comes next
     "The Alpaca prompt. Training, generation and export all use this one function."
-    need = " that describes a task" if not record.get("input") else " that describes a task, paired with an input that provides further context"
+    need = (
+        " that describes a task"
+        if not record.get("input")
+        else " that describes a task, paired with an input that provides further context"
+    )
     prompt = f"Below is an instruction{need}. Write a response that appropriately completes the request.\n\n### Instruction:\n{record['instruction']}"
-    if record.get("input"): prompt += f"\n\n### Input:\n{record['input']}"
+    if record.get("input"):
+        prompt += f"\n\n### Input:\n{record['input']}"
     return prompt + "\n\n### Response:\n"
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-023
@@ -132,58 +202,92 @@ def split_records(
     records: list[dict[str, str]],
     train: float = 0.85,  # portion for training
     test: float = 0.10,  # portion for the final test; the rest is for validation
-    seed: int | None = None,  # `None`: file order (as the lecture does); a number: shuffled first
+    # `None`: file order (as the lecture does); a number: shuffled first
+    seed: int | None = None,
 ) -> tuple[list[dict], list[dict], list[dict]]:  # training, test, validation
     "Split by portion; each part has at least one record."
     if not (0 < train and 0 < test and train + test < 1):
-        raise ValueError(f"portions train={train}, test={test}: each must be above 0 and their sum below 1")
-    if len(records) < 3: raise ValueError(f"{len(records)} record(s) cannot be split into three parts; need at least 3")
+        raise ValueError(
+            f"portions train={train}, test={test}: each must be above 0 and their sum below 1"
+        )
+    if len(records) < 3:
+        raise ValueError(
+            f"{len(records)} record(s) cannot be split into three parts; need at least 3"
+        )
     records = list(records)
-    if seed is not None: random.Random(seed).shuffle(records)
-    n_test = max(1, min(int(len(records) * test + 1e-9), len(records) - 2))  # 100 * 0.57 is 56.99…
+    if seed is not None:
+        random.Random(seed).shuffle(records)
+    # 100 * 0.57 is 56.99…
+    n_test = max(1, min(int(len(records) * test + 1e-9), len(records) - 2))
     n_train = max(1, min(int(len(records) * train + 1e-9), len(records) - n_test - 1))
-    return records[:n_train], records[n_train : n_train + n_test], records[n_train + n_test :]
+    return (
+        records[:n_train],
+        records[n_train : n_train + n_test],
+        records[n_train + n_test :],
+    )
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-026
 @dataclass(frozen=True)
 class Audit:
     "What `audit_splits` found; each entry names the places as `part[index]`, counted from 0."
+
     duplicates: list[tuple[str, str]]  # the same prompt again, in the same part
-    leaks: list[tuple[str, str]]  # a test or validation prompt that an earlier part has too
-    near: list[tuple[str, str, float]]  # a test or validation prompt close to a training prompt, with the share of common words
+    # a test or validation prompt that an earlier part has too
+    leaks: list[tuple[str, str]]
+    # a test or validation prompt close to a training prompt, with the share of common
+    # words
+    near: list[tuple[str, str, float]]
 
     def __str__(self) -> str:
         return f"{len(self.duplicates)} repeated prompts, {len(self.leaks)} leaks between parts, {len(self.near)} near-duplicates"
 
 
-def prompt_words(record: dict[str, str]) -> tuple[str, ...]:  # lower-case words and numbers, in order
+def prompt_words(
+    record: dict[str, str],
+) -> tuple[str, ...]:  # lower-case words and numbers, in order
     "What is compared: instruction and input, without case, punctuation and spacing."
-    text = unicodedata.normalize("NFKC", f"{record['instruction']} {record.get('input', '')}".casefold())
-    return tuple("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split())  # letters, their marks, numbers
+    text = unicodedata.normalize(
+        "NFKC", f"{record['instruction']} {record.get('input', '')}".casefold()
+    )
+    # letters, their marks, numbers
+    return tuple(
+        "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in text).split()
+    )
 
 
 def audit_splits(
-    train: list[dict], test: list[dict], val: list[dict],
-    threshold: float = 0.9,  # near duplicates share at least this part of all their words (Jaccard index)
+    train: list[dict],
+    test: list[dict],
+    val: list[dict],
+    # near duplicates share at least this part of all their words (Jaccard index)
+    threshold: float = 0.9,
 ) -> Audit:
     "Repeated prompts within a part, and prompts of one part that stand in another."
     seen, duplicates, leaks, near = {}, [], [], []
     train_sets, places = [frozenset(prompt_words(r)) for r in train], defaultdict(list)
     for j, other in enumerate(train_sets):
-        for word in other: places[word].append(j)
+        for word in other:
+            places[word].append(j)
     for part, records in (("train", train), ("test", test), ("val", val)):
         for i, record in enumerate(records):
             words, place = prompt_words(record), f"{part}[{i}]"
             if words in seen:
-                (duplicates if seen[words].startswith(part) else leaks).append((place, seen[words]))
+                (duplicates if seen[words].startswith(part) else leaks).append(
+                    (place, seen[words])
+                )
                 continue
             seen[words] = place
-            if part == "train": continue
+            if part == "train":
+                continue
             mine = frozenset(words)
-            rarest = sorted(mine, key=lambda word: len(places[word]))[: len(mine) - math.ceil(threshold * len(mine) - 1e-9) + 1]  # a near one has one of these
+            # a near one has one of these
+            rarest = sorted(mine, key=lambda word: len(places[word]))[
+                : len(mine) - math.ceil(threshold * len(mine) - 1e-9) + 1
+            ]
             for j in sorted({j for word in rarest for j in places[word]}):
                 common = len(train_sets[j] & mine) / len(train_sets[j] | mine)
-                if common >= threshold: near.append((place, f"train[{j}]", round(common, 3)))
+                if common >= threshold:
+                    near.append((place, f"train[{j}]", round(common, 3)))
     return Audit(duplicates, leaks, near)
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-029
@@ -203,8 +307,10 @@ def write_atomic(
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(data.encode("utf-8") if isinstance(data, str) else data)
-            f.flush(); os.fsync(f.fileno())
-        os.chmod(temp, path.stat().st_mode & 0o777 if path.exists() else 0o644)  # what was private stays private
+            f.flush()
+            os.fsync(f.fileno())
+        # what was private stays private
+        os.chmod(temp, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(temp, path)
     except BaseException:
         Path(temp).unlink(missing_ok=True)
@@ -219,7 +325,9 @@ def write_json(path: str | Path, value: object) -> Path:
 
 def cache_dir() -> Path:
     "Where downloads are kept: `GPT_COURSE_CACHE`, or `~/.cache/gpt_course`."
-    return Path(os.environ.get("GPT_COURSE_CACHE") or Path.home() / ".cache" / "gpt_course")
+    return Path(
+        os.environ.get("GPT_COURSE_CACHE") or Path.home() / ".cache" / "gpt_course"
+    )
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-030
 def _download(url: str, timeout_s: float, tries: int = 4) -> bytes:
@@ -227,12 +335,16 @@ def _download(url: str, timeout_s: float, tries: int = 4) -> bytes:
     for attempt in range(tries):
         wait_s = 2.0**attempt  # 1, 2, 4
         try:
-            with urllib.request.urlopen(url, timeout=timeout_s) as reply: return reply.read()
+            with urllib.request.urlopen(url, timeout=timeout_s) as reply:
+                return reply.read()
         except urllib.error.HTTPError as e:
-            if attempt + 1 == tries or e.code not in (408, 429, 500, 502, 503, 504): raise
-            if (after := e.headers.get("Retry-After", "")).isdigit(): wait_s = min(int(after), 60)
+            if attempt + 1 == tries or e.code not in (408, 429, 500, 502, 503, 504):
+                raise
+            if (after := e.headers.get("Retry-After", "")).isdigit():
+                wait_s = min(int(after), 60)
         except (http.client.HTTPException, OSError) as e:
-            if attempt + 1 == tries or isinstance(e, urllib.error.URLError): raise
+            if attempt + 1 == tries or isinstance(e, urllib.error.URLError):
+                raise
         time.sleep(wait_s)
 
 
@@ -245,27 +357,40 @@ def fetch_lecture_data(
     "The lecture's data set (by Sebastian Raschka, Apache License 2.0): from the cache, or downloaded and checked."
     path = Path(folder or cache_dir()) / "instruction-data.json"
     try:
-        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256: return path
-    except OSError: pass  # not there yet
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path
+    except OSError:
+        pass  # not there yet
     try:
         data = _download(url, timeout_s)
     except (http.client.HTTPException, OSError) as e:
-        raise ValueError(f"the lecture's data set could not be downloaded from {url} ({getattr(e, 'reason', e)}); "
-                         "connect to the network once, or give the path of your copy: --data instruction-data.json") from None
+        raise ValueError(
+            f"the lecture's data set could not be downloaded from {url} ({getattr(e, 'reason', e)}); "
+            "connect to the network once, or give the path of your copy: --data instruction-data.json"
+        ) from None
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise ValueError(f"{url}: sha256 {found[:12]}… does not match {sha256[:12]}…; nothing was kept; try again, or give the path of your copy")
+        raise ValueError(
+            f"{url}: sha256 {found[:12]}… does not match {sha256[:12]}…; nothing was kept; try again, or give the path of your copy"
+        )
     try:
         write_atomic(path, data)
     except OSError as e:
-        raise ValueError(f"{path.parent}: cannot be written ({e.strerror}); set GPT_COURSE_CACHE to a folder that can") from None
-    print(f"downloaded {path}: by Sebastian Raschka, Apache License 2.0, from {url}", file=sys.stderr)
+        raise ValueError(
+            f"{path.parent}: cannot be written ({e.strerror}); set GPT_COURSE_CACHE to a folder that can"
+        ) from None
+    print(
+        f"downloaded {path}: by Sebastian Raschka, Apache License 2.0, from {url}",
+        file=sys.stderr,
+    )
     return path
 
 
 def load_data(
-    name: str | Path = "builtin",  # `builtin`, `lecture`, or the path of a JSON or JSONL file
+    # `builtin`, `lecture`, or the path of a JSON or JSONL file
+    name: str | Path = "builtin",
 ) -> list[dict[str, str]]:
     "The records of a data set by name or path."
-    if str(name) == "builtin": return load_records(ASSETS / "builtin.json")
+    if str(name) == "builtin":
+        return load_records(ASSETS / "builtin.json")
     return load_records(fetch_lecture_data() if str(name) == "lecture" else name)

@@ -24,29 +24,44 @@ __all__ = ['FOCUS_ROWS', 'MIXTURE', 'ROWS_ASKED', 'Relation', 'read_relation', '
 @dataclass(frozen=True)
 class Relation:
     "One kind of fact: how it is named, told and asked for, and its rows."
+
     name: str  # the file's name without `.txt`
     title: str
     subject: str  # the column that names the thing the fact is about
     names: tuple[str, ...]  # sentences that name the subject and tell nothing
     wordings: tuple[str, ...]  # sentences that tell the fact
-    tasks: tuple[tuple[str, str, str], ...]  # (instruction, input, output): for instruction records only
-    rows: tuple[dict[str, str], ...] = ()  # the table; empty where rows are made by a generator
+    # (instruction, input, output): for instruction records only
+    tasks: tuple[tuple[str, str, str], ...]
+    # the table; empty where rows are made by a generator
+    rows: tuple[dict[str, str], ...] = ()
     generator: str = ""  # name in `GENERATORS` for sentence relations
     source: str = ""
-    focus: int = 0  # rows kept in the smaller world, see `limit_rows`; 0: as many as it takes by default
+    # rows kept in the smaller world, see `limit_rows`; 0: as many as it takes by
+    # default
+    focus: int = 0
     often: float = 1.0  # drawn so much more often than its number of rows says
     asked: bool = True  # does `builtin` ask about it?
-    swap: bool = False  # are its rows about sentences that stay right with other words in them? See `swap_words`
-    unasked: frozenset[str] = frozenset()  # subjects that `builtin` passes over: the row is not good enough, or stands in the text within a longer sentence
+    # are its rows about sentences that stay right with other words in them? See
+    # `swap_words`
+    swap: bool = False
+    # subjects that `builtin` passes over: the row is not good enough, or stands in the
+    # text within a longer sentence
+    unasked: frozenset[str] = frozenset()
 
 
 def read_relation(
-    path: str | Path,  # a text file: `key: value` lines, then `[names]`, `[wordings]`, `[tasks]`, `[table]`
+    # a text file: `key: value` lines, then `[names]`, `[wordings]`, `[tasks]`,
+    # `[table]`
+    path: str | Path,
 ) -> Relation:
     "Read one relation; `ValueError` names file and line of what is wrong."
     path, head, parts, section = Path(path), {}, defaultdict(list), None
-    try: text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as e: raise ValueError(f"{path.name}: byte {e.start} is not UTF-8; save the file as UTF-8") from None
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(
+            f"{path.name}: byte {e.start} is not UTF-8; save the file as UTF-8"
+        ) from None
     for n, line in enumerate(text.split("\n"), 1):
         if mark := re.fullmatch(r"\[(names|wordings|tasks|table)\]\s*", line):
             section = mark[1]
@@ -54,52 +69,107 @@ def read_relation(
             parts[section].append((n, line))
         elif line.strip():
             key, colon, value = line.partition(":")
-            if not colon: raise ValueError(f"{path.name}, line {n}: {line!r} is neither `key: value` nor a [section]")
+            if not colon:
+                raise ValueError(
+                    f"{path.name}, line {n}: {line!r} is neither `key: value` nor a [section]"
+                )
             head[key.strip()] = value.strip()
     missing = {"title", "subject", "source"} - head.keys()
-    if missing: raise ValueError(f"{path.name}: header lacks {', '.join(sorted(missing))}; add a `key: value` line for each")
+    if missing:
+        raise ValueError(
+            f"{path.name}: header lacks {', '.join(sorted(missing))}; add a `key: value` line for each"
+        )
     for name in ("names", "wordings", "tasks"):
-        if not parts[name]: raise ValueError(f"{path.name}: no [{name}]; add at least one line")
+        if not parts[name]:
+            raise ValueError(f"{path.name}: no [{name}]; add at least one line")
     columns = set(parts["table"][0][1].split("\t")) if parts["table"] else None
     for n, line in parts["names"] + parts["wordings"] + parts["tasks"]:
         if columns and (unknown := {m[3] for m in _SLOT.finditer(line)} - columns):
-            raise ValueError(f"{path.name}, line {n}: no column {', '.join(sorted(unknown))}; columns are {', '.join(sorted(columns))}")
+            raise ValueError(
+                f"{path.name}, line {n}: no column {', '.join(sorted(unknown))}; columns are {', '.join(sorted(columns))}"
+            )
     tasks = [_read_task(path, n, line) for n, line in parts["tasks"]]
     lines = lambda name: tuple(l.strip().replace("\\n", "\n") for _, l in parts[name])
-    return Relation(path.stem, head["title"], head["subject"], lines("names"), lines("wordings"), tuple(tasks), _read_table(path, head, parts["table"]),
-                    head.get("rows", ""), head["source"], *_read_measures(path, head))
+    return Relation(
+        path.stem,
+        head["title"],
+        head["subject"],
+        lines("names"),
+        lines("wordings"),
+        tuple(tasks),
+        _read_table(path, head, parts["table"]),
+        head.get("rows", ""),
+        head["source"],
+        *_read_measures(path, head),
+    )
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-006-b
-def _read_measures(path: Path, head: dict) -> tuple[int, float, bool, bool, frozenset[str]]:
+def _read_measures(
+    path: Path, head: dict
+) -> tuple[int, float, bool, bool, frozenset[str]]:
     asked, but, unasked = head.get("asked", "yes").partition(" but ")
     try:
-        focus, yes = 10**6 if head.get("focus") == "all" else int(head.get("focus", 0)), {"yes": True, "no": False}
-        if focus < 0 or not 0 <= (often := float(head.get("often", 1))) < float("inf"): raise ValueError
-        return focus, often, yes[asked], yes[head.get("swap", "no")], frozenset(unasked.split(", ") if but else ())
+        focus, yes = (
+            10**6 if head.get("focus") == "all" else int(head.get("focus", 0)),
+            {"yes": True, "no": False},
+        )
+        if focus < 0 or not 0 <= (often := float(head.get("often", 1))) < float("inf"):
+            raise ValueError
+        return (
+            focus,
+            often,
+            yes[asked],
+            yes[head.get("swap", "no")],
+            frozenset(unasked.split(", ") if but else ()),
+        )
     except (ValueError, KeyError):
-        raise ValueError(f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}, asked: {head.get('asked')!r}, "
-                         f"swap: {head.get('swap')!r}; need a number of rows or `all`, a factor, `yes`, `yes but SUBJECT, SUBJECT` or `no`, and `yes` or `no`") from None
+        raise ValueError(
+            f"{path.name}: header has focus: {head.get('focus')!r}, often: {head.get('often')!r}, asked: {head.get('asked')!r}, "
+            f"swap: {head.get('swap')!r}; need a number of rows or `all`, a factor, `yes`, `yes but SUBJECT, SUBJECT` or `no`, and `yes` or `no`"
+        ) from None
 
 
 def _read_task(path: Path, n: int, line: str) -> tuple[str, str, str]:
     cells = [cell.strip() for cell in line.split("|")]
-    if len(cells) != 3: raise ValueError(f"{path.name}, line {n}: a task is `instruction | input | output`; found {len(cells)} parts")
+    if len(cells) != 3:
+        raise ValueError(
+            f"{path.name}, line {n}: a task is `instruction | input | output`; found {len(cells)} parts"
+        )
     return tuple(cells)
 
 
-def _read_table(path: Path, head: dict, lines: list[tuple[int, str]]) -> tuple[dict[str, str], ...]:
+def _read_table(
+    path: Path, head: dict, lines: list[tuple[int, str]]
+) -> tuple[dict[str, str], ...]:
     if "rows" in head:
-        if head["rows"] not in GENERATORS: raise ValueError(f"{path.name}: rows: {head['rows']!r} is no generator; there are {', '.join(sorted(GENERATORS))}")
-        if lines: raise ValueError(f"{path.name}, line {lines[0][0]}: a [table], and a generator in the header `rows:`; keep one of them")
+        if head["rows"] not in GENERATORS:
+            raise ValueError(
+                f"{path.name}: rows: {head['rows']!r} is no generator; there are {', '.join(sorted(GENERATORS))}"
+            )
+        if lines:
+            raise ValueError(
+                f"{path.name}, line {lines[0][0]}: a [table], and a generator in the header `rows:`; keep one of them"
+            )
         return ()
-    if len(lines) < 2: raise ValueError(f"{path.name}: no [table] with rows, and no `rows:` header that names a generator")
+    if len(lines) < 2:
+        raise ValueError(
+            f"{path.name}: no [table] with rows, and no `rows:` header that names a generator"
+        )
     columns, rows = lines[0][1].split("\t"), []
     if head["subject"] not in columns:
-        raise ValueError(f"{path.name}, line {lines[0][0]}: no column {head['subject']!r} for the subject; columns are {columns}")
+        raise ValueError(
+            f"{path.name}, line {lines[0][0]}: no column {head['subject']!r} for the subject; columns are {columns}"
+        )
     for n, line in lines[1:]:
         cells = line.split("\t")
-        if len(cells) != len(columns): raise ValueError(f"{path.name}, line {n}: {len(cells)} cells, need {len(columns)} ({', '.join(columns)})")
-        if not all(map(str.strip, cells)): raise ValueError(f"{path.name}, line {n}: an empty cell; fill it or remove the row")
+        if len(cells) != len(columns):
+            raise ValueError(
+                f"{path.name}, line {n}: {len(cells)} cells, need {len(columns)} ({', '.join(columns)})"
+            )
+        if not all(map(str.strip, cells)):
+            raise ValueError(
+                f"{path.name}, line {n}: an empty cell; fill it or remove the row"
+            )
         rows.append(dict(zip(columns, cells)))
     return tuple(rows)
 
@@ -113,68 +183,126 @@ def fill(
     row: dict[str, str],  # values by column
 ) -> str:
     "Put the cells of `row` into `template`."
+
     def cell(slot):
         text = row[slot[3]]
-        if slot[2]: text = ("an " if _AN.match(text) else "a ") + text
+        if slot[2]:
+            text = ("an " if _AN.match(text) else "a ") + text
         return text[:1].upper() + text[1:] if slot[1] else text
+
     return _SLOT.sub(cell, template)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-011
 @dataclass
 class Encyclopedia:
     "All relations, with the facts grouped by the thing they are about, and the prose."
+
     relations: list[Relation]
     prose: list[str]  # paragraphs
     lexicon: dict  # word lists of the sentence generators
-    generated_as: int = 75  # a sentence relation is drawn as often as a table of so many rows
-    about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)  # (subject column, subject) to facts
-    vocabulary: list[str] = field(init=False)  # every word of tables, lexicon and prose once, in alphabetical order
-    sentences: list[str] = field(init=False)  # plain ones, found or from the prose, that can be joined to others
+    # a sentence relation is drawn as often as a table of so many rows
+    generated_as: int = 75
+    # (subject column, subject) to facts
+    about: dict[tuple[str, str], list[tuple[Relation, dict]]] = field(init=False)
+    # every word of tables, lexicon and prose once, in alphabetical order
+    vocabulary: list[str] = field(init=False)
+    # plain ones, found or from the prose, that can be joined to others
+    sentences: list[str] = field(init=False)
 
     def __post_init__(self):
-        cells = [cell for r in self.relations for row in r.rows for cell in row.values()]
-        cells += [cell for rows in self.lexicon.values() if isinstance(rows, list) for row in rows if isinstance(row, list) for cell in row]
-        self.vocabulary = sorted(set(re.findall(r"[^\W\d_]{2,}", " ".join(cells + self.prose))))
+        cells = [
+            cell for r in self.relations for row in r.rows for cell in row.values()
+        ]
+        cells += [
+            cell
+            for rows in self.lexicon.values()
+            if isinstance(rows, list)
+            for row in rows
+            if isinstance(row, list)
+            for cell in row
+        ]
+        self.vocabulary = sorted(
+            set(re.findall(r"[^\W\d_]{2,}", " ".join(cells + self.prose)))
+        )
         known, plain = set(self.vocabulary), re.compile(r"[A-Z][\w ,'-]*[.!?]")
-        whole = self.lexicon.get("examples", []) + [s for p in self.prose for s in re.split(r"(?<=[.!?])\s+", p)
-                                                    if 4 <= len(w := s.split()) <= 16 and plain.fullmatch(s) and (w[0] == "I" or w[0].lower() in known)]
+        whole = self.lexicon.get("examples", []) + [
+            s
+            for p in self.prose
+            for s in re.split(r"(?<=[.!?])\s+", p)
+            if 4 <= len(w := s.split()) <= 16
+            and plain.fullmatch(s)
+            and (w[0] == "I" or w[0].lower() in known)
+        ]
         self.sentences = list(dict.fromkeys(whole))
         self.about = {}
         for relation in self.relations:
             for row in relation.rows:
-                self.about.setdefault((relation.subject, row[relation.subject]), []).append((relation, row))
+                self.about.setdefault(
+                    (relation.subject, row[relation.subject]), []
+                ).append((relation, row))
 
 
 def read_encyclopedia(
-    folder: str | Path | None = None,  # where the relation files are; `None`: the package's own
+    # where the relation files are; `None`: the package's own
+    folder: str | Path | None = None,
 ) -> Encyclopedia:
     "Read every relation, the prose and the lexicon in `folder`, in the order of file names."
     folder = Path(folder or ASSETS / "encyclopedia")
     files = sorted(folder.glob("*.txt"))
-    relations = [read_relation(f) for f in files if not f.stem.startswith("prose_") and f.stem not in ("lexicon", "wordnet_sentences")]
-    prose = [p.strip() for f in files if f.stem.startswith("prose_") for p in f.read_text("utf-8").split("\n\n") if p.strip()]
+    relations = [
+        read_relation(f)
+        for f in files
+        if not f.stem.startswith("prose_")
+        and f.stem not in ("lexicon", "wordnet_sentences")
+    ]
+    prose = [
+        p.strip()
+        for f in files
+        if f.stem.startswith("prose_")
+        for p in f.read_text("utf-8").split("\n\n")
+        if p.strip()
+    ]
     found = folder / "wordnet_sentences.txt"
-    return Encyclopedia(relations, prose, read_lexicon(folder / "lexicon.txt") | (read_found(found) if found.exists() else {}))
+    return Encyclopedia(
+        relations,
+        prose,
+        read_lexicon(folder / "lexicon.txt")
+        | (read_found(found) if found.exists() else {}),
+    )
 
 
-FOCUS_ROWS = 16  # rows of a table that the shipped model has read often, and that `builtin` asks about, if its header says nothing else
+# rows of a table that the shipped model has read often, and that `builtin` asks about,
+# if its header says nothing else
+FOCUS_ROWS = 16
 
 
 def spread(
     n: int,  # length of a list
-) -> list[int]:  # its indices, so ordered that those at the beginning are always evenly spaced
+    # its indices, so ordered that those at the beginning are always evenly spaced
+) -> list[int]:
     "0, the middle, the quarters, the eighths …: van der Corput's sequence."
-    halves = [sum((i >> bit & 1) / 2 ** (bit + 1) for bit in range(16)) for i in range(4 * n)]
+    halves = [
+        sum((i >> bit & 1) / 2 ** (bit + 1) for bit in range(16)) for i in range(4 * n)
+    ]
     return list(dict.fromkeys([int(x * n) for x in halves] + list(range(n))))
 
 
 def limit_rows(
     enc: Encyclopedia,
-    rows: int = FOCUS_ROWS,  # kept of each table, at most, where its header has no `focus`
+    # kept of each table, at most, where its header has no `focus`
+    rows: int = FOCUS_ROWS,
 ) -> Encyclopedia:
     "A smaller world: of each table the rows its header asks for, or `rows`, evenly spaced; a world with more rows has all of one with fewer."
-    def some(table, n): return tuple(table[i] for i in sorted(spread(len(table))[:n]))
-    return Encyclopedia([replace(r, rows=some(r.rows, r.focus or rows)) for r in enc.relations], enc.prose, enc.lexicon, enc.generated_as)
+
+    def some(table, n):
+        return tuple(table[i] for i in sorted(spread(len(table))[:n]))
+
+    return Encyclopedia(
+        [replace(r, rows=some(r.rows, r.focus or rows)) for r in enc.relations],
+        enc.prose,
+        enc.lexicon,
+        enc.generated_as,
+    )
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-016
 def is_reserved(
@@ -183,44 +311,74 @@ def is_reserved(
     one_in: int = 10,  # share of rows kept for instruction records
 ) -> bool:
     "Is this generated row kept out of the pretraining text? Decided by a hash of its cells."
-    return bool(relation.generator) and zlib.crc32("|".join([relation.name, *row.values()]).encode()) % one_in == 0
+    return (
+        bool(relation.generator)
+        and zlib.crc32("|".join([relation.name, *row.values()]).encode()) % one_in == 0
+    )
 
 
-_TURNED = {"active_to_passive": "passive_to_active", "statement_to_question": "question_to_statement", "present_to_past": "past_to_present",
-           "contract": "contraction_expand", "join_sentences": "split_sentence", "opposite_in_context": "opposite_in_context"}
-_TURNED |= {b: a for a, b in _TURNED.items()}  # generators whose rows are another's, read backwards
+_TURNED = {
+    "active_to_passive": "passive_to_active",
+    "statement_to_question": "question_to_statement",
+    "present_to_past": "past_to_present",
+    "contract": "contraction_expand",
+    "join_sentences": "split_sentence",
+    "opposite_in_context": "opposite_in_context",
+}
+# generators whose rows are another's, read backwards
+_TURNED |= {b: a for a, b in _TURNED.items()}
 
 
 def is_held_out(relation: Relation, row: dict[str, str]) -> bool:
     "Is the row kept out of the text, and also kept out when another relation tells it backwards?"
-    if not is_reserved(relation, row): return False
-    if relation.generator not in _TURNED: return True
+    if not is_reserved(relation, row):
+        return False
+    if relation.generator not in _TURNED:
+        return True
     swap = {"before": "after", "after": "before", "old": "new", "new": "old"}
-    backwards = {key: row[swap[key]] if swap.get(key) in row else value for key, value in row.items()}
+    backwards = {
+        key: row[swap[key]] if swap.get(key) in row else value
+        for key, value in row.items()
+    }
     other = _TURNED[relation.generator]
-    return is_reserved(replace(relation, name=relation.name.replace(relation.generator, other), generator=other), backwards)
+    return is_reserved(
+        replace(
+            relation,
+            name=relation.name.replace(relation.generator, other),
+            generator=other,
+        ),
+        backwards,
+    )
 
 
 def draw_row(
     rng: random.Random,
     relation: Relation,
     lexicon: dict,  # word lists, see `read_lexicon`
-    held_out: bool = False,  # draw only rows that are kept out of the text (for records), or only the others (for text)
+    # draw only rows that are kept out of the text (for records), or only the others
+    # (for text)
+    held_out: bool = False,
     tries: int = 5000,  # give up after so many draws: the generator has too few rows
 ) -> dict[str, str]:
     "A row of the table, or a generated one that is, or is not, kept out of the text."
-    if relation.rows: return rng.choice(relation.rows)
+    if relation.rows:
+        return rng.choice(relation.rows)
     for _ in range(tries):
         row = GENERATORS[relation.generator](rng, lexicon)
-        if is_held_out(relation, row) if held_out else not is_reserved(relation, row): return row
-    raise ValueError(f"{relation.name}: no {'held-out' if held_out else 'open'} row in {tries} draws of {relation.generator!r}; extend the lexicon")
+        if is_held_out(relation, row) if held_out else not is_reserved(relation, row):
+            return row
+    raise ValueError(
+        f"{relation.name}: no {'held-out' if held_out else 'open'} row in {tries} draws of {relation.generator!r}; extend the lexicon"
+    )
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-018
 def _join(rng: random.Random, sentences: list[str]) -> str:
     return rng.choice((" ", " ", " ", "\n", "\n\n")).join(sentences)
 
 
-def _tell(rng: random.Random, relation: Relation, row: dict, k: int, named: bool) -> list[str]:
+def _tell(
+    rng: random.Random, relation: Relation, row: dict, k: int, named: bool
+) -> list[str]:
     "Tell one fact in `k` different wordings; wordings that do not name the subject only after one that does."
     slot = re.compile(r"\{\^?(a )?" + relation.subject + r"\}")
     full = [w for w in relation.wordings if slot.search(w)]
@@ -231,14 +389,20 @@ def _tell(rng: random.Random, relation: Relation, row: dict, k: int, named: bool
 def entity_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Name one thing, then tell one to three facts about it."
     row = some_row(rng, enc, relation)
-    facts = list(enc.about.get((relation.subject, row[relation.subject]), ())) or [(relation, row)]
+    facts = list(enc.about.get((relation.subject, row[relation.subject]), ())) or [
+        (relation, row)
+    ]
     others = [f for f in facts if f[0] is not relation]
-    told = [(relation, row)] + rng.sample(others, min(len(others), rng.choice((0, 0, 1, 2))))
+    told = [(relation, row)] + rng.sample(
+        others, min(len(others), rng.choice((0, 0, 1, 2)))
+    )
     rng.shuffle(told)
     rel, r = rng.choice(told)
     out = [fill(rng.choice(rel.names), r)] if rng.random() < 0.4 else []
     for i, (rel, r) in enumerate(told):
-        out += _tell(rng, rel, r, rng.choice((1, 1, 1, 2)), named=bool(out) and len(told) == 1)
+        out += _tell(
+            rng, rel, r, rng.choice((1, 1, 1, 2)), named=bool(out) and len(told) == 1
+        )
     return _join(rng, out)
 
 
@@ -247,50 +411,99 @@ def contrast_document(rng: random.Random, enc: Encyclopedia, relation: Relation)
     rows = [some_row(rng, enc, relation) for _ in range(rng.choice((2, 3, 4, 5)))]
     wording = rng.choice([w for w in relation.wordings if "{" in w])
     same = rng.random() < 0.5  # the same wording for all, or one each
-    out = [fill(rng.choice(relation.names), row) for row in rows] if rng.random() < 0.15 else []
-    if rng.random() < 0.4: rng.shuffle(rows)
+    out = (
+        [fill(rng.choice(relation.names), row) for row in rows]
+        if rng.random() < 0.15
+        else []
+    )
+    if rng.random() < 0.4:
+        rng.shuffle(rows)
     for row in rows:
-        out += [fill(wording, row)] if same else _tell(rng, relation, row, 1, named=False)
+        out += (
+            [fill(wording, row)] if same else _tell(rng, relation, row, 1, named=False)
+        )
     return _join(rng, out)
 
 
-def interrupted_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
+def interrupted_document(
+    rng: random.Random, enc: Encyclopedia, relation: Relation
+) -> str:
     "Name a thing, talk of something else, come back and tell its fact."
     row = some_row(rng, enc, relation)
     prose = re.split(r"(?<=[.!?]) ", rng.choice(enc.prose))
     start = rng.randrange(len(prose))
     aside = " ".join(prose[start : start + rng.choice((1, 1, 2))])
-    return _join(rng, [fill(rng.choice(relation.names), row), aside, *_tell(rng, relation, row, rng.choice((1, 2)), named=False)])
+    return _join(
+        rng,
+        [
+            fill(rng.choice(relation.names), row),
+            aside,
+            *_tell(rng, relation, row, rng.choice((1, 2)), named=False),
+        ],
+    )
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-020
-_ECHO_ONE = ("The text says: {x}\nWritten down once more, it says: {x}", "Somebody wrote '{x}' on a wall. '{x}' could be read there for years.",
-             "There was a note with the words: {x}\nThe note was copied, and the copy says: {x}", "{x}\n{x}",
-             "'{x}' stands at the top of the page, and '{x}' stands at the bottom.", "The sign reads '{x}'. Everybody who passes reads '{x}'.")
-_ECHO_LIST = ("The list has {n} entries: {all}. It begins with {first} and ends with {last}.", "Here are {n} words: {all}.\n{lines}",
-              "{all}: the first of these is {first}, and the last is {last}.", "On the list stand {all}. After {first} comes {second}.",
-              "In order: {all}. In reverse order: {back}.", "{lines}\nThat makes {n} lines: {all}.")
+_ECHO_ONE = (
+    "The text says: {x}\nWritten down once more, it says: {x}",
+    "Somebody wrote '{x}' on a wall. '{x}' could be read there for years.",
+    "There was a note with the words: {x}\nThe note was copied, and the copy says: {x}",
+    "{x}\n{x}",
+    "'{x}' stands at the top of the page, and '{x}' stands at the bottom.",
+    "The sign reads '{x}'. Everybody who passes reads '{x}'.",
+)
+_ECHO_LIST = (
+    "The list has {n} entries: {all}. It begins with {first} and ends with {last}.",
+    "Here are {n} words: {all}.\n{lines}",
+    "{all}: the first of these is {first}, and the last is {last}.",
+    "On the list stand {all}. After {first} comes {second}.",
+    "In order: {all}. In reverse order: {back}.",
+    "{lines}\nThat makes {n} lines: {all}.",
+)
 
 
 def echo_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Quote something and take it up again: a sentence, or a list of names."
     if rng.random() < 0.4:
         text = fill(rng.choice(relation.wordings), draw_row(rng, relation, enc.lexicon))
-        if rng.random() < 0.5: text = rng.choice(re.split(r"(?<=[.!?]) ", rng.choice(enc.prose)))
-        if rng.random() < 0.4: text = " ".join(rng.choices(enc.vocabulary, k=rng.randint(1, 8)))
+        if rng.random() < 0.5:
+            text = rng.choice(re.split(r"(?<=[.!?]) ", rng.choice(enc.prose)))
+        if rng.random() < 0.4:
+            text = " ".join(rng.choices(enc.vocabulary, k=rng.randint(1, 8)))
         return rng.choice(_ECHO_ONE).replace("{x}", text.strip("'"))
-    words = [draw_row(rng, relation, enc.lexicon)[relation.subject].rstrip(".") for _ in range(rng.choice((2, 3, 3, 4, 5)))]
-    if rng.random() < 0.4: words = rng.sample(enc.vocabulary, len(words))
-    if rng.random() < 0.5: words = [f"'{w}'" for w in words]
+    words = [
+        draw_row(rng, relation, enc.lexicon)[relation.subject].rstrip(".")
+        for _ in range(rng.choice((2, 3, 3, 4, 5)))
+    ]
+    if rng.random() < 0.4:
+        words = rng.sample(enc.vocabulary, len(words))
+    if rng.random() < 0.5:
+        words = [f"'{w}'" for w in words]
     names = ("", "one", "two", "three", "four", "five")
-    row = dict(n=names[len(words)], all=", ".join(words[:-1]) + " and " + words[-1], first=words[0], second=words[1], last=words[-1],
-               lines="\n".join(words), back=", ".join(words[::-1][:-1]) + " and " + words[0])
+    row = dict(
+        n=names[len(words)],
+        all=", ".join(words[:-1]) + " and " + words[-1],
+        first=words[0],
+        second=words[1],
+        last=words[-1],
+        lines="\n".join(words),
+        back=", ".join(words[::-1][:-1]) + " and " + words[0],
+    )
     return fill(rng.choice(_ECHO_LIST), row)
 
 
 def random_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Three to six facts that have nothing to do with each other, each told once: more facts in as many tokens than any other document has."
-    relations = [relation] + rng.choices(enc.relations, relation_weights(enc), k=rng.choice((2, 3, 4, 5)))
-    return _join(rng, [s for r in relations for s in _tell(rng, r, some_row(rng, enc, r), 1, named=False)])
+    relations = [relation] + rng.choices(
+        enc.relations, relation_weights(enc), k=rng.choice((2, 3, 4, 5))
+    )
+    return _join(
+        rng,
+        [
+            s
+            for r in relations
+            for s in _tell(rng, r, some_row(rng, enc, r), 1, named=False)
+        ],
+    )
 
 
 def prose_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
@@ -298,80 +511,189 @@ def prose_document(rng: random.Random, enc: Encyclopedia, relation: Relation) ->
     return "\n\n".join(rng.sample(enc.prose, rng.choice((1, 1, 1, 2))))
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-020-b
-_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl gr pl pr qu sh sk sl sp st str th tr ".split(" ")
+_ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl gr pl pr qu sh sk sl sp st str th tr ".split(
+    " "
+)
 _CODAS = "b ck d f l ll m n nd ng nt p r rk rd s ss st t th x y".split() + [""] * 22
-_WORD = ("The word '{x}' was on the board, and a child read it aloud: {x}.", "In quotation marks the word {x} looks like this: '{x}'.",
-         "{^x} is spelled {letters}. So '{x}' has {n} letters.", "The letters of '{x}' are {letters}. Put together they make {x}.",
-         "'{x}' can stand at the beginning of a sentence, with a capital letter: {^x}.", "{^x} is the word. In a dictionary one finds it under '{x}'.",
-         "Somebody wanted to talk about {x}. '{^x}', the others said, is not easy to talk about.", "'{x}'\n{x}\n{^x}.", "{x}: {^x}, '{x}'.",
-         "In a sentence with the word '{x}', the word {x} must stand.", "She wrote {x} and {y}. Of '{x}' and '{y}', the second is '{y}'.",
-         "There are two words here, {x} and {y}. {^x} comes first, {y} comes second.", "'{x}' is not '{y}'. {^y} is one word, {x} is another.",
-         "Take away {y} from {x}, {y} and {z}, and {x} and {z} are left.", "{x}, {y}, {z}\n{^x}\n{^y}\n{^z}", "'{x} {y} {z}' begins with {x} and ends with '{z}'.")
+_WORD = (
+    "The word '{x}' was on the board, and a child read it aloud: {x}.",
+    "In quotation marks the word {x} looks like this: '{x}'.",
+    "{^x} is spelled {letters}. So '{x}' has {n} letters.",
+    "The letters of '{x}' are {letters}. Put together they make {x}.",
+    "'{x}' can stand at the beginning of a sentence, with a capital letter: {^x}.",
+    "{^x} is the word. In a dictionary one finds it under '{x}'.",
+    "Somebody wanted to talk about {x}. '{^x}', the others said, is not easy to talk about.",
+    "'{x}'\n{x}\n{^x}.",
+    "{x}: {^x}, '{x}'.",
+    "In a sentence with the word '{x}', the word {x} must stand.",
+    "She wrote {x} and {y}. Of '{x}' and '{y}', the second is '{y}'.",
+    "There are two words here, {x} and {y}. {^x} comes first, {y} comes second.",
+    "'{x}' is not '{y}'. {^y} is one word, {x} is another.",
+    "Take away {y} from {x}, {y} and {z}, and {x} and {z} are left.",
+    "{x}, {y}, {z}\n{^x}\n{^y}\n{^z}",
+    "'{x} {y} {z}' begins with {x} and ends with '{z}'.",
+)
 
 
 def strange_word(rng: random.Random) -> str:
     "A word that is in no dictionary, of one to four syllables."
-    return "".join(rng.choice(_ONSETS) + rng.choice("aaeeiioou") + rng.choice(_CODAS) for _ in range(rng.choice((1, 1, 2, 2, 2, 3, 4))))
+    return "".join(
+        rng.choice(_ONSETS) + rng.choice("aaeeiioou") + rng.choice(_CODAS)
+        for _ in range(rng.choice((1, 1, 2, 2, 2, 3, 4)))
+    )
 
 
 def word_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Take any words, or strange ones: with quotation marks and without, with a capital letter, spelled."
-    x, y, z = (strange_word(rng) if rng.random() < 0.1 else rng.choice(enc.vocabulary) for _ in range(3))
+    x, y, z = (
+        strange_word(rng) if rng.random() < 0.1 else rng.choice(enc.vocabulary)
+        for _ in range(3)
+    )
     row = dict(x=x, y=y, z=z, letters=", ".join(x), n=str(len(x)))
     return _join(rng, [fill(w, row) for w in rng.sample(_WORD, rng.choice((1, 2, 3)))])
 
 
-def _strange_row(rng: random.Random, relation: Relation, words: Sequence[str]) -> dict[str, str]:
+def _strange_row(
+    rng: random.Random, relation: Relation, words: Sequence[str]
+) -> dict[str, str]:
     "A row of words that do not belong together: in each cell up to three, with capital letters where the relation's own rows have them."
-    return {key: " ".join(w.title() if cell[:1].isupper() else w for w in (rng.choice(words) if words else strange_word(rng) for _ in cell.split()[:3]))
-            for key, cell in relation.rows[0].items()}
+    return {
+        key: " ".join(
+            w.title() if cell[:1].isupper() else w
+            for w in (
+                rng.choice(words) if words else strange_word(rng)
+                for _ in cell.split()[:3]
+            )
+        )
+        for key, cell in relation.rows[0].items()
+    }
 
 
 def strange_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Tell a fact about things that do not exist in several wordings: nobody can know it, so it must be taken from the text."
-    row, words = draw_row(rng, relation, enc.lexicon), () if rng.random() < 0.2 else enc.vocabulary
-    if is_about_sentence(relation, row): row = swapped_row(rng, relation, row, words, n=6)
-    elif not relation.rows or max(map(len, row.values())) > 40: return example_document(rng, enc, relation)  # sums, sorted lists; definitions
-    else: row = _strange_row(rng, relation, words)
+    row, words = (
+        draw_row(rng, relation, enc.lexicon),
+        () if rng.random() < 0.2 else enc.vocabulary,
+    )
+    if is_about_sentence(relation, row):
+        row = swapped_row(rng, relation, row, words, n=6)
+    elif not relation.rows or max(map(len, row.values())) > 40:
+        return example_document(rng, enc, relation)  # sums, sorted lists; definitions
+    else:
+        row = _strange_row(rng, relation, words)
     named = [rng.choice(relation.names)] * (rng.random() < 0.5)
-    return _join(rng, [fill(w, row) for w in named + rng.sample(relation.wordings, rng.choice((2, 3, 4)))])
+    return _join(
+        rng,
+        [
+            fill(w, row)
+            for w in named + rng.sample(relation.wordings, rng.choice((2, 3, 4)))
+        ],
+    )
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-020-b4
-_EXAMPLE = ("{s}", "{s}", "The word '{w}' can be used like this: {s}", "A sentence with the word '{w}' is: {s}", "'{s}' is a sentence with the word '{w}'.",
-            "{s}\nWith '{x}' instead of '{w}' it says: {r}", "In the sentence '{s}' somebody changed '{w}' to '{x}'. Now it says: {r}",
-            "{s} Without the word '{w}' this is: {o}", "{b}\n{s}", "'{b}' needs a capital letter and a mark at its end: {s}", "Written correctly, '{b}' is: {s}",
-            "In '{t}' the word '{y}' is misspelled. It should be '{w}': {s}", "{t} The correct spelling is '{w}', not '{y}'. {s}", "{t}\n{s}",
-            "The sentence '{s}' has {n} words. The first is '{first}' and the last is '{last}'.", "In '{s}', the word before '{v}' is '{w}'.",
-            "{s} {s2}\nThe same as one sentence: {b1}, and {b2}.", "{b1}, and {b2}.\nThe same as two sentences: {s} {s2}",
-            "Somebody said, '{s}' Somebody else answered, '{s2}'", "The text '{s} {s2}' has two sentences. The second is '{s2}'", "{s}\n{s2}")
+_EXAMPLE = (
+    "{s}",
+    "{s}",
+    "The word '{w}' can be used like this: {s}",
+    "A sentence with the word '{w}' is: {s}",
+    "'{s}' is a sentence with the word '{w}'.",
+    "{s}\nWith '{x}' instead of '{w}' it says: {r}",
+    "In the sentence '{s}' somebody changed '{w}' to '{x}'. Now it says: {r}",
+    "{s} Without the word '{w}' this is: {o}",
+    "{b}\n{s}",
+    "'{b}' needs a capital letter and a mark at its end: {s}",
+    "Written correctly, '{b}' is: {s}",
+    "In '{t}' the word '{y}' is misspelled. It should be '{w}': {s}",
+    "{t} The correct spelling is '{w}', not '{y}'. {s}",
+    "{t}\n{s}",
+    "The sentence '{s}' has {n} words. The first is '{first}' and the last is '{last}'.",
+    "In '{s}', the word before '{v}' is '{w}'.",
+    "{s} {s2}\nThe same as one sentence: {b1}, and {b2}.",
+    "{b1}, and {b2}.\nThe same as two sentences: {s} {s2}",
+    "Somebody said, '{s}' Somebody else answered, '{s2}'",
+    "The text '{s} {s2}' has two sentences. The second is '{s2}'",
+    "{s}\n{s2}",
+)
 
 
 def misspell(rng: random.Random, word: str) -> str:
     "The word with one slip of the pen: a letter lost, doubled, exchanged with the next or taken for another."
     i = rng.randrange(1, len(word) - 1)
-    return rng.choice((word[:i] + word[i + 1 :], word[:i] + word[i] + word[i:], word[: i - 1] + word[i] + word[i - 1] + word[i + 1 :] if i > 1 else word[:i] + word[i + 1 :],
-                       word[:i] + rng.choice("aeiou" if word[i] in "aeiou" else "bcdfglmnprst") + word[i + 1 :]))
+    return rng.choice(
+        (
+            word[:i] + word[i + 1 :],
+            word[:i] + word[i] + word[i:],
+            word[: i - 1] + word[i] + word[i - 1] + word[i + 1 :]
+            if i > 1
+            else word[:i] + word[i + 1 :],
+            word[:i]
+            + rng.choice("aeiou" if word[i] in "aeiou" else "bcdfglmnprst")
+            + word[i + 1 :],
+        )
+    )
 
 
 def example_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "A sentence that somebody wrote, and what one can say about any sentence, or do to it, without understanding it."
-    s, s2 = rng.sample(enc.sentences, 2) if len(enc.sentences) > 1 else ("The sun is out.", "The snow melts.")
+    s, s2 = (
+        rng.sample(enc.sentences, 2)
+        if len(enc.sentences) > 1
+        else ("The sun is out.", "The snow melts.")
+    )
     bare = [x[:-1] if x.startswith("I ") else x[0].lower() + x[1:-1] for x in (s, s2)]
     tokens = s[:-1].split()
-    at = rng.choice([i for i, t in enumerate(tokens) if i and re.fullmatch("[a-z]{4,}", t)] or [len(tokens) - 1])
-    w, x = tokens[at], strange_word(rng) if rng.random() < 0.05 else rng.choice(enc.vocabulary)
+    at = rng.choice(
+        [i for i, t in enumerate(tokens) if i and re.fullmatch("[a-z]{4,}", t)]
+        or [len(tokens) - 1]
+    )
+    w, x = (
+        tokens[at],
+        strange_word(rng) if rng.random() < 0.05 else rng.choice(enc.vocabulary),
+    )
     y = misspell(rng, w) if len(w) > 3 else w[:1]
-    def put(new): return " ".join(tokens[:at] + ([new] if new else []) + tokens[at + 1 :]) + s[-1]
-    row = dict(s=s, s2=s2, b=bare[0].lower() if rng.random() < 0.5 else bare[0], b1=s[:-1], b2=bare[1], w=w, x=x, r=put(x), o=put(""), t=put(y), y=y,
-               n=str(len(tokens)), first=tokens[0], last=tokens[-1], v=tokens[at + 1] if at + 1 < len(tokens) else w)
-    return _join(rng, [fill(rng.choice([e for e in _EXAMPLE if "{v}" not in e] if row["v"] == w else _EXAMPLE), row)])
+
+    def put(new):
+        return " ".join(tokens[:at] + ([new] if new else []) + tokens[at + 1 :]) + s[-1]
+
+    row = dict(
+        s=s,
+        s2=s2,
+        b=bare[0].lower() if rng.random() < 0.5 else bare[0],
+        b1=s[:-1],
+        b2=bare[1],
+        w=w,
+        x=x,
+        r=put(x),
+        o=put(""),
+        t=put(y),
+        y=y,
+        n=str(len(tokens)),
+        first=tokens[0],
+        last=tokens[-1],
+        v=tokens[at + 1] if at + 1 < len(tokens) else w,
+    )
+    return _join(
+        rng,
+        [
+            fill(
+                rng.choice(
+                    [e for e in _EXAMPLE if "{v}" not in e]
+                    if row["v"] == w
+                    else _EXAMPLE
+                ),
+                row,
+            )
+        ],
+    )
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-020-c
-_KEPT = frozenset("""that this these those with from into they them their there then than when what which while where were will would could
+_KEPT = frozenset(
+    """that this these those with from into they them their there then than when what which while where were will would could
 should must have been being does done each ever every very more most many much some such same only once over under after before between because
 although since until unless about against along around during without within upon your yours mine ours hers whose whom also just even still
 always never often another other others both either neither nobody somebody everybody nothing something anything everything hour honest
-not and for but are was the has had did can may its his her him she you our out who why how one two""".split())
+not and for but are was the has had did can may its his her him she you our out who why how one two""".split()
+)
 _ENDINGS = re.compile(r"(s|ed|ing|ly|er|est)$")
 
 
@@ -387,38 +709,81 @@ def swap_words(
     n: int = 3,  # words swapped, at most
 ) -> dict[str, str]:
     "Other words for some that stand in all its sentences, the same in each: what is *done* to the sentence stays, its content is new."
-    cells = [set(re.findall(r"(?<![\w'])[a-z]{3,}(?![\w'])", cell.lower())) for cell in row.values()]
+    cells = [
+        set(re.findall(r"(?<![\w'])[a-z]{3,}(?![\w'])", cell.lower()))
+        for cell in row.values()
+    ]
     sentences = [c for c, cell in zip(cells, row.values()) if len(cell.split()) > 2]
-    shared = sorted(w for w, k in Counter(w for c in cells for w in c).items() if k > 1 and w not in _KEPT and all(w in s for s in sentences))
+    shared = sorted(
+        w
+        for w, k in Counter(w for c in cells for w in c).items()
+        if k > 1 and w not in _KEPT and all(w in s for s in sentences)
+    )
     for word in rng.sample(shared, min(n, len(shared))):
         stem = word[: max(3, len(word) - 2)]
-        arts = {a.lower() for cell in row.values() for a in re.findall(rf"(?i)\b(an?) {word}\b", cell)}
-        if len(arts) > 1 or any(w != word and w.startswith(stem) for c in cells for w in c): continue  # another form of it would stay as it is
+        arts = {
+            a.lower()
+            for cell in row.values()
+            for a in re.findall(rf"(?i)\b(an?) {word}\b", cell)
+        }
+        # another form of it would stay as it is
+        if len(arts) > 1 or any(
+            w != word and w.startswith(stem) for c in cells for w in c
+        ):
+            continue
         end, new = _ENDINGS.search(word), strange_word(rng)
-        if end: new += end[0]
-        elif words and rng.random() < 0.9 and word not in row.values(): new = rng.choice(words)
-        if arts == {"an"} and new[0].lower() not in "aeio": new = rng.choice("aeio") + new
-        if arts == {"a"} and new[0].lower() in "aeiouh": new = rng.choice("bdklmt") + new
-        def put(m, new=new): return new.capitalize() if m[0][0].isupper() else new
-        row = {key: re.sub(rf"(?i)(?<![\w'])\b{word}\b(?![\w'])", put, cell) for key, cell in row.items()}
+        if end:
+            new += end[0]
+        elif words and rng.random() < 0.9 and word not in row.values():
+            new = rng.choice(words)
+        if arts == {"an"} and new[0].lower() not in "aeio":
+            new = rng.choice("aeio") + new
+        if arts == {"a"} and new[0].lower() in "aeiouh":
+            new = rng.choice("bdklmt") + new
+
+        def put(m, new=new):
+            return new.capitalize() if m[0][0].isupper() else new
+
+        row = {
+            key: re.sub(rf"(?i)(?<![\w'])\b{word}\b(?![\w'])", put, cell)
+            for key, cell in row.items()
+        }
     return row
 
 
-def swapped_row(rng: random.Random, relation: Relation, row: dict[str, str], words: Sequence[str], n: int = 3) -> dict[str, str]:
+def swapped_row(
+    rng: random.Random,
+    relation: Relation,
+    row: dict[str, str],
+    words: Sequence[str],
+    n: int = 3,
+) -> dict[str, str]:
     "`swap_words`, unless that makes a row that is kept out of the text."
     new = swap_words(rng, row, words, n)
     return row if is_reserved(relation, new) else new
 
 
-def some_row(rng: random.Random, enc: Encyclopedia, relation: Relation) -> dict[str, str]:
+def some_row(
+    rng: random.Random, enc: Encyclopedia, relation: Relation
+) -> dict[str, str]:
     "A row for the text; of a sentence, every fifth time, with other words in it."
     row = draw_row(rng, relation, enc.lexicon)
-    if not is_about_sentence(relation, row) or rng.random() > 0.2: return row
+    if not is_about_sentence(relation, row) or rng.random() > 0.2:
+        return row
     return swapped_row(rng, relation, row, enc.vocabulary)
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-022
-MIXTURE: dict[Callable, float] = {entity_document: 0.16, contrast_document: 0.19, random_document: 0.23, interrupted_document: 0.02, echo_document: 0.04,
-                                  word_document: 0.03, strange_document: 0.07, example_document: 0.14, prose_document: 0.12}
+MIXTURE: dict[Callable, float] = {
+    entity_document: 0.16,
+    contrast_document: 0.19,
+    random_document: 0.23,
+    interrupted_document: 0.02,
+    echo_document: 0.04,
+    word_document: 0.03,
+    strange_document: 0.07,
+    example_document: 0.14,
+    prose_document: 0.12,
+}
 
 
 def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
@@ -429,16 +794,23 @@ def relation_weights(enc: Encyclopedia, power: float = 1.0) -> list[float]:
 def documents(
     enc: Encyclopedia,
     seed: int,  # everything below follows from it
-    mixture: dict[Callable, float] | None = None,  # document maker to weight; `None`: `MIXTURE`
+    # document maker to weight; `None`: `MIXTURE`
+    mixture: dict[Callable, float] | None = None,
 ) -> Iterator[str]:
     "Endless pretraining documents, a function of `enc` and `seed` alone."
-    rng, mixture, weights = random.Random(seed), mixture or MIXTURE, relation_weights(enc)
+    rng, mixture, weights = (
+        random.Random(seed),
+        mixture or MIXTURE,
+        relation_weights(enc),
+    )
     while True:
         make = rng.choices(list(mixture), list(mixture.values()))[0]
         yield make(rng, enc, rng.choices(enc.relations, weights)[0])
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-025
-ROWS_ASKED = 25  # rows of a relation that `builtin` asks about, at most: enough of each kind to learn how it is asked
+# rows of a relation that `builtin` asks about, at most: enough of each kind to learn
+# how it is asked
+ROWS_ASKED = 25
 
 
 def _fact(row: dict[str, str]) -> frozenset[str]:
@@ -446,14 +818,24 @@ def _fact(row: dict[str, str]) -> frozenset[str]:
     return frozenset(list(row.values())[:2])
 
 
-def _fact_groups(rng: random.Random, relation: Relation, lexicon: dict, n: int) -> list[dict[str, str]]:
+def _fact_groups(
+    rng: random.Random, relation: Relation, lexicon: dict, n: int
+) -> list[dict[str, str]]:
     "Up to `n` rows of `relation`, no two of which tell the same fact, forwards or backwards."
-    made = {k: v for k, v in lexicon.items() if k != "clauses"}  # records about sentences are made from the word lists alone
-    rows = list(relation.rows) or [draw_row(rng, relation, made, held_out=True) for _ in range(3 * n)]
+    # records about sentences are made from the word lists alone
+    made = {k: v for k, v in lexicon.items() if k != "clauses"}
+    rows = list(relation.rows) or [
+        draw_row(rng, relation, made, held_out=True) for _ in range(3 * n)
+    ]
     rng.shuffle(rows)
     seen, out = set(), []
     for row in rows:
-        if row[relation.subject] not in relation.unasked and _fact(row) not in seen and not seen.add(_fact(row)): out.append(row)
+        if (
+            row[relation.subject] not in relation.unasked
+            and _fact(row) not in seen
+            and not seen.add(_fact(row))
+        ):
+            out.append(row)
     return out[:n]
 
 
@@ -462,8 +844,11 @@ def make_records(
     seed: int = 123,
     per_relation: int = ROWS_ASKED,  # rows asked about in each relation, at most
     n_tasks: int = 2,  # ways of asking: the first so many in the file
-    parts: tuple[float, float] = (0.85, 0.10),  # portions for training and test, as in `split_records`; the rest is for validation
-) -> list[dict[str, str]]:  # Alpaca records in file order: training, test, validation; `task` names the relation
+    # portions for training and test, as in `split_records`; the rest is for validation
+    parts: tuple[float, float] = (0.85, 0.10),
+    # Alpaca records in file order: training, test, validation; `task` names the
+    # relation
+) -> list[dict[str, str]]:
     "Instruction records whose test and validation parts ask about rows that the training part does not."
     pools = [[], [], []]
     seen: set[tuple[str, str]] = set()
@@ -473,15 +858,37 @@ def make_records(
         tasks = relation.tasks[:n_tasks]
         for i, row in enumerate(rows):
             instruction, input_, output = (fill(t, row) for t in tasks[i % len(tasks)])
-            if (instruction, input_) in seen: continue
+            if (instruction, input_) in seen:
+                continue
             seen.add((instruction, input_))
             part = (1, 2, 1, 1, 2)[i] if i < min(5, len(rows) // 5) else 0
-            pools[part].append((_fact(row), dict(instruction=instruction, input=input_, output=output, task=relation.name)))
-    held = {fact for pool in pools[1:] for fact, _ in pool}  # another relation may tell the same fact: not in training then
-    pools = [[record for fact, record in pool if i or fact not in held] for i, pool in enumerate(pools)]
+            pools[part].append(
+                (
+                    _fact(row),
+                    dict(
+                        instruction=instruction,
+                        input=input_,
+                        output=output,
+                        task=relation.name,
+                    ),
+                )
+            )
+    # another relation may tell the same fact: not in training then
+    held = {fact for pool in pools[1:] for fact, _ in pool}
+    pools = [
+        [record for fact, record in pool if i or fact not in held]
+        for i, pool in enumerate(pools)
+    ]
     rng = random.Random(seed)
-    for pool in pools: rng.shuffle(pool)
-    n = int(min(len(pools[0]) / parts[0], len(pools[1]) / parts[1], len(pools[2]) / (1 - sum(parts))))
+    for pool in pools:
+        rng.shuffle(pool)
+    n = int(
+        min(
+            len(pools[0]) / parts[0],
+            len(pools[1]) / parts[1],
+            len(pools[2]) / (1 - sum(parts)),
+        )
+    )
     n_train, n_test = int(n * parts[0]), int(n * parts[1])
     return pools[0][:n_train] + pools[1][:n_test] + pools[2][: n - n_train - n_test]
 
@@ -489,54 +896,93 @@ def make_records(
 @dataclass(frozen=True)
 class Overlap:
     "What the test and validation records of one relation share with training records and with the text; all counts."
+
     relation: str
     rows: int  # rows of the table; 0: rows are made by code
     small: int  # rows in the smaller world
     train: int  # training records
     held: int  # test and validation records
-    asked: int = 0  # of these: a training record of the relation asks about the same fact. Must be 0
+    # of these: a training record of the relation asks about the same fact. Must be 0
+    asked: int = 0
     elsewhere: int = 0  # of these: a training record of another relation is about the same pair. Must be 0
-    subject: int = 0  # of these: a training record of another relation is about the same thing
+    # of these: a training record of another relation is about the same thing
+    subject: int = 0
     told: int = 0  # of these: the row may stand in the pretraining text
 
 
 def find_rows(
     enc: Encyclopedia,  # the smaller world, which the records ask about
-    records: list[dict[str, str]],  # made by `make_records` with this seed, in any order
+    # made by `make_records` with this seed, in any order
+    records: list[dict[str, str]],
     seed: int = 123,
     per_relation: int = ROWS_ASKED,
 ) -> list[dict[str, str]]:
     "The row that each record asks about; `ValueError` for a record that no row makes."
     found = {}
     for relation in (r for r in enc.relations if r.asked):
-        rows = relation.rows or _fact_groups(random.Random(f"{seed}:{relation.name}"), relation, enc.lexicon, per_relation)
+        rows = relation.rows or _fact_groups(
+            random.Random(f"{seed}:{relation.name}"),
+            relation,
+            enc.lexicon,
+            per_relation,
+        )
         for row in rows:
-            for task in relation.tasks: found[relation.name, *(fill(t, row) for t in task)] = row
-    keys = [(r.get("task", "no task"), r["instruction"], r["input"], r["output"]) for r in records]
-    if missing := [f"record {i} ({key[0]}: {key[1][:60]!r})" for i, key in enumerate(keys, 1) if key not in found]:
-        raise ValueError(f"{', '.join(missing[:3])}: no row of the encyclopedia makes it; make the records again with `make_records`")
+            for task in relation.tasks:
+                found[relation.name, *(fill(t, row) for t in task)] = row
+    keys = [
+        (r.get("task", "no task"), r["instruction"], r["input"], r["output"])
+        for r in records
+    ]
+    if missing := [
+        f"record {i} ({key[0]}: {key[1][:60]!r})"
+        for i, key in enumerate(keys, 1)
+        if key not in found
+    ]:
+        raise ValueError(
+            f"{', '.join(missing[:3])}: no row of the encyclopedia makes it; make the records again with `make_records`"
+        )
     return [found[key] for key in keys]
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-b2
 def overlap_report(
     enc: Encyclopedia,  # the whole one
-    parts: tuple[list[dict], list[dict], list[dict]],  # training, test, validation records, see `split_records`
+    # training, test, validation records, see `split_records`
+    parts: tuple[list[dict], list[dict], list[dict]],
     seed: int = 123,  # that made the records
 ) -> list[Overlap]:  # a row per relation, in the order of files
     "How much of what is held out was asked about elsewhere, or told."
     small, train, held = limit_rows(enc), parts[0], parts[1] + parts[2]
     of = {r.name: r for r in enc.relations}
-    asked, words, counts = defaultdict(set), defaultdict(set), Counter(r["task"] for r in train)
+    asked, words, counts = (
+        defaultdict(set),
+        defaultdict(set),
+        Counter(r["task"] for r in train),
+    )
     rows = find_rows(small, train + held, seed)
     for record, row in zip(train, rows):
         asked[_fact(row)].add(record["task"])
-        for cell in row.values(): words[cell.casefold()].add(record["task"])
+        for cell in row.values():
+            words[cell.casefold()].add(record["task"])
     sums = {name: Counter() for name in of}
     for record, row in zip(held, rows[len(train) :]):
         name, relation = record["task"], of[record["task"]]
-        sums[name] += Counter(held=1, asked=name in asked[_fact(row)], elsewhere=bool(asked[_fact(row)] - {name}),
-                              subject=bool(words[row[relation.subject].casefold()] - {name}), told=not is_held_out(relation, row))
-    return [Overlap(r.name, len(of[r.name].rows), len(r.rows), counts[r.name], **{"held": 0} | sums[r.name]) for r in small.relations]
+        sums[name] += Counter(
+            held=1,
+            asked=name in asked[_fact(row)],
+            elsewhere=bool(asked[_fact(row)] - {name}),
+            subject=bool(words[row[relation.subject].casefold()] - {name}),
+            told=not is_held_out(relation, row),
+        )
+    return [
+        Overlap(
+            r.name,
+            len(of[r.name].rows),
+            len(r.rows),
+            counts[r.name],
+            **{"held": 0} | sums[r.name],
+        )
+        for r in small.relations
+    ]
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-g
 _CARD = """# The data set `builtin`
@@ -578,7 +1024,8 @@ A row is asked about in one part only. The facts of tables are told in the pretr
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-g2
 def data_card(
     records: list[dict[str, str]],  # of `make_records`, in file order
-    enc: Encyclopedia | None = None,  # the whole encyclopedia; the package's own by default
+    # the whole encyclopedia; the package's own by default
+    enc: Encyclopedia | None = None,
 ) -> str:  # Markdown
     "The data card of `builtin`: how it was made, what is in it, what is wrong with it."
     enc, parts = enc or read_encyclopedia(), split_records(records)
@@ -587,29 +1034,57 @@ def data_card(
     small = {r.name: r for r in limit_rows(enc).relations}
     lengths = [len(r["output"].split()) for r in records]
     return _CARD.format(
-        n=len(records), kinds=len(kinds), inputs=sum(not r["input"] for r in records), words=sum(lengths) / len(lengths), longest=max(lengths),
-        train=len(parts[0]), test=len(parts[1]), val=len(parts[2]), tables=sum(bool(r.rows) for r in kinds.values()),
-        told=sum(len(small[name].rows) for name in kinds), asked=sum(bool(small[r["task"]].rows) for r in records),
-        made=sum(bool(r.generator) for r in kinds.values()), most=max(sum(counts, Counter()).values()),
+        n=len(records),
+        kinds=len(kinds),
+        inputs=sum(not r["input"] for r in records),
+        words=sum(lengths) / len(lengths),
+        longest=max(lengths),
+        train=len(parts[0]),
+        test=len(parts[1]),
+        val=len(parts[2]),
+        tables=sum(bool(r.rows) for r in kinds.values()),
+        told=sum(len(small[name].rows) for name in kinds),
+        asked=sum(bool(small[r["task"]].rows) for r in records),
+        made=sum(bool(r.generator) for r in kinds.values()),
+        most=max(sum(counts, Counter()).values()),
         silent=sum(bool(r.rows) and not r.asked for r in enc.relations),
-        rows="\n".join(f"| `{name}` | {r.title} | {' | '.join(str(c[name]) for c in counts)} |" for name, r in kinds.items()))
+        rows="\n".join(
+            f"| `{name}` | {r.title} | {' | '.join(str(c[name]) for c in counts)} |"
+            for name, r in kinds.items()
+        ),
+    )
 
 # %% ../nbs/15_encyclopedia.ipynb #15-encyclopedia-030-g3
 def main(argv: list[str] | None = None) -> None:
     "Make the data set `builtin` and its card from the tables, and compare them with the files."
-    p = argparse.ArgumentParser(prog="python -m gpt_course.encyclopedia", description=main.__doc__)
-    p.add_argument("--write", action="store_true", help="write the files; without it, only say whether they are up to date")
-    p.add_argument("--folder", default=str(ASSETS), help="where builtin.json and builtin.md are")
+    p = argparse.ArgumentParser(
+        prog="python -m gpt_course.encyclopedia", description=main.__doc__
+    )
+    p.add_argument(
+        "--write",
+        action="store_true",
+        help="write the files; without it, only say whether they are up to date",
+    )
+    p.add_argument(
+        "--folder", default=str(ASSETS), help="where builtin.json and builtin.md are"
+    )
     a = p.parse_args(argv)
     enc = read_encyclopedia()
     records, stale = make_records(limit_rows(enc)), False
-    for name, text in (("builtin.json", json.dumps(records, indent=2, ensure_ascii=False) + "\n"), ("builtin.md", data_card(records, enc))):
+    for name, text in (
+        ("builtin.json", json.dumps(records, indent=2, ensure_ascii=False) + "\n"),
+        ("builtin.md", data_card(records, enc)),
+    ):
         path = Path(a.folder) / name
-        if a.write: write_atomic(path, text)
+        if a.write:
+            write_atomic(path, text)
         fresh = path.exists() and path.read_text("utf-8") == text
-        print(f"{name}: {len(records):,} records, {'up to date' if fresh else 'not what the tables make; run with --write'}")
+        print(
+            f"{name}: {len(records):,} records, {'up to date' if fresh else 'not what the tables make; run with --write'}"
+        )
         stale |= not fresh
-    if stale: sys.exit(1)
+    if stale:
+        sys.exit(1)
 
 
 if __name__ == "__main__" and "__file__" in globals():

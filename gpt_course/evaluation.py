@@ -28,7 +28,8 @@ def exact_match(response: str, output: str) -> float:  # 1.0 or 0.0
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-010
 def _f1(common: int, n_response: int, n_output: int) -> float:
-    if not n_response or not n_output: return float(n_response == n_output)
+    if not n_response or not n_output:
+        return float(n_response == n_output)
     return 2 * common / (n_response + n_output)
 
 
@@ -45,7 +46,10 @@ def rouge_l(response: str, output: str) -> float:  # 0 to 1
     for x in a:
         diagonal = 0
         for j, y in enumerate(b, 1):
-            diagonal, row[j] = row[j], diagonal + 1 if x == y else max(row[j], row[j - 1])
+            diagonal, row[j] = (
+                row[j],
+                diagonal + 1 if x == y else max(row[j], row[j - 1]),
+            )
     return _f1(row[-1], len(a), len(b))
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-015
@@ -62,13 +66,25 @@ def repetition(
 def score_responses(
     records: list[dict[str, str]],  # with `output`
     responses: list[Response],  # one per record
-) -> dict[str, float]:  # means over records: `exact_match`, `token_f1`, `rouge_l`, `end_rate`, `repetition`; and `n`
+    # means over records: `exact_match`, `token_f1`, `rouge_l`, `end_rate`,
+    # `repetition`;
+    # and `n`
+) -> dict[str, float]:
     "All scores of a model's answers."
     if len(records) != len(responses) or not records:
-        raise ValueError(f"{len(responses)} responses for {len(records)} records; need one per record, and at least one")
+        raise ValueError(
+            f"{len(responses)} responses for {len(records)} records; need one per record, and at least one"
+        )
     pairs = [(r.text, record["output"]) for r, record in zip(responses, records)]
-    scores = {f.__name__: mean(f(a, b) for a, b in pairs) for f in (exact_match, token_f1, rouge_l)}
-    return scores | {"end_rate": mean(r.ended for r in responses), "repetition": mean(repetition(a) for a, _ in pairs), "n": len(records)}
+    scores = {
+        f.__name__: mean(f(a, b) for a, b in pairs)
+        for f in (exact_match, token_f1, rouge_l)
+    }
+    return scores | {
+        "end_rate": mean(r.ended for r in responses),
+        "repetition": mean(repetition(a) for a, _ in pairs),
+        "n": len(records),
+    }
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-018
 def bootstrap_interval(
@@ -78,8 +94,12 @@ def bootstrap_interval(
     seed: int = 123,
 ) -> tuple[float, float]:
     "Interval of the mean by resampling records (Efron 1979, percentile method)."
-    if not values: raise ValueError("no values; need at least one score")
-    if not 0 < level < 1 or draws < 1: raise ValueError(f"level is {level}, draws is {draws}; need a share between 0 and 1, and at least 1 draw")
+    if not values:
+        raise ValueError("no values; need at least one score")
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(
+            f"level is {level}, draws is {draws}; need a share between 0 and 1, and at least 1 draw"
+        )
     rng = random.Random(seed)
     means = sorted(mean(rng.choices(values, k=len(values))) for _ in range(draws))
     tail = int(draws * (1 - level) / 2)
@@ -90,8 +110,12 @@ def consensus(
     answers: list[str],  # several answers to one question
 ) -> int:  # the place of one of them
     "Which answer has most in common with the others, by `rouge_l`: minimum Bayes risk (Kumar and Byrne 2004; Eikema and Aziz 2020)."
-    if not answers: raise ValueError("no answers; need at least one")
-    return max(range(len(answers)), key=lambda i: sum(rouge_l(answers[i], other) for other in answers))
+    if not answers:
+        raise ValueError("no answers; need at least one")
+    return max(
+        range(len(answers)),
+        key=lambda i: sum(rouge_l(answers[i], other) for other in answers),
+    )
 
 
 def respond_by_consensus(
@@ -108,8 +132,25 @@ def respond_by_consensus(
 ) -> list[Response]:  # in the order of `records`
     "Of several answers to each record, the one most like the others; it takes `samples` times as long, for each model."
     models = model if isinstance(model, (list, tuple)) else [model]
-    if samples < 1 or not models: raise ValueError(f"samples is {samples}, of {len(models)} models; need at least one of each")
-    drawn = [r for m in models for r in respond(m, tokenizer, records * samples, max_new_tokens, temperature, top_k, top_p, seed, batch_size)]
+    if samples < 1 or not models:
+        raise ValueError(
+            f"samples is {samples}, of {len(models)} models; need at least one of each"
+        )
+    drawn = [
+        r
+        for m in models
+        for r in respond(
+            m,
+            tokenizer,
+            records * samples,
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            batch_size,
+        )
+    ]
     answers = [drawn[i :: len(records)] for i in range(len(records))]
     return [a[consensus([r.text for r in a])] for a in answers]
 
@@ -128,14 +169,23 @@ SCORE: <whole number from 0 to 100>"""
 
 def judge_prompt(record: dict[str, str], response: str) -> str:
     "The question to a judge about one answer."
-    return JUDGE_PROMPT.format(instruction=record["instruction"], input=record.get("input") or "(none)", output=record["output"], response=response or "(empty)")
+    return JUDGE_PROMPT.format(
+        instruction=record["instruction"],
+        input=record.get("input") or "(none)",
+        output=record["output"],
+        response=response or "(empty)",
+    )
 
 
 def parse_score(
     reply: str,  # what the judge wrote
 ) -> int | None:  # 0 to 100, or `None` if there is no readable grade
     "The grade on the last line that has one."
-    found = re.findall(r"^[^\w\n]*SCORE[^\w\n]*(?<![-−.])(?<![-−] )(\d{1,3})(?:[^\S\n]*/[^\S\n]*100)?[^\w\n]*$", reply, flags=re.M | re.I)
+    found = re.findall(
+        r"^[^\w\n]*SCORE[^\w\n]*(?<![-−.])(?<![-−] )(\d{1,3})(?:[^\S\n]*/[^\S\n]*100)?[^\w\n]*$",
+        reply,
+        flags=re.M | re.I,
+    )
     return int(found[-1]) if found and int(found[-1]) <= 100 else None
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-026
@@ -147,29 +197,49 @@ def ask_endpoint(
     api_key: str | None = None,
 ) -> str:
     "One question to an OpenAI-compatible chat endpoint; returns the reply's text."
-    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "seed": 123}
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "seed": 123,
+    }
+    headers = {"Content-Type": "application/json"} | (
+        {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    )
     address = f"{url.rstrip('/')}/chat/completions"
     try:
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=timeout_s) as reply:
             text = json.loads(reply.read())["choices"][0]["message"]["content"] or ""
-        if not isinstance(text, str): raise TypeError
+        if not isinstance(text, str):
+            raise TypeError
         return text
     except urllib.error.HTTPError as e:
-        try: said = e.read()[:200].decode("utf-8", "replace").strip()
-        except (OSError, http.client.HTTPException): said = "and the message broke off"
-        raise ValueError(f"judge at {address}: HTTP {e.code} ({said}); is {model!r} the right model name?") from None
+        try:
+            said = e.read()[:200].decode("utf-8", "replace").strip()
+        except (OSError, http.client.HTTPException):
+            said = "and the message broke off"
+        raise ValueError(
+            f"judge at {address}: HTTP {e.code} ({said}); is {model!r} the right model name?"
+        ) from None
     except (OSError, ValueError, http.client.HTTPException) as e:
-        if isinstance(e, (json.JSONDecodeError, UnicodeDecodeError)): raise ValueError(f"judge at {address}: the reply is not JSON; is this an OpenAI-compatible address?") from None
-        raise ValueError(f"judge at {address}: cannot be reached ({getattr(e, 'reason', e)}); start the server, or check --judge") from None
+        if isinstance(e, (json.JSONDecodeError, UnicodeDecodeError)):
+            raise ValueError(
+                f"judge at {address}: the reply is not JSON; is this an OpenAI-compatible address?"
+            ) from None
+        raise ValueError(
+            f"judge at {address}: cannot be reached ({getattr(e, 'reason', e)}); start the server, or check --judge"
+        ) from None
     except (KeyError, IndexError, TypeError, RecursionError):
-        raise ValueError(f"judge at {address}: the reply has no choices[0].message.content; is this an OpenAI-compatible address?") from None
+        raise ValueError(
+            f"judge at {address}: the reply has no choices[0].message.content; is this an OpenAI-compatible address?"
+        ) from None
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-027
 @dataclass(frozen=True)
 class Judgement:
     "What a judge said about all answers."
+
     scores: list[int | None]  # per record; `None`: unreadable
     replies: list[str]
 
@@ -180,15 +250,24 @@ class Judgement:
     def summary(self) -> dict[str, float | int | None]:
         "Mean of the readable grades, its interval, and how many could not be read."
         low, high = bootstrap_interval(self.readable) if self.readable else (None, None)
-        return {"judge_mean": mean(self.readable) if self.readable else None, "judge_low": low, "judge_high": high,
-                "judge_n": len(self.readable), "judge_unreadable": len(self.scores) - len(self.readable)}
+        return {
+            "judge_mean": mean(self.readable) if self.readable else None,
+            "judge_low": low,
+            "judge_high": high,
+            "judge_n": len(self.readable),
+            "judge_unreadable": len(self.scores) - len(self.readable),
+        }
 
 
 def judge_responses(
     records: list[dict[str, str]],
     responses: list[Response],
-    ask: Callable[[str], str],  # from prompt to reply; for instance `ask_endpoint` with its address filled in
+    # from prompt to reply; for instance `ask_endpoint` with its address filled in
+    ask: Callable[[str], str],
 ) -> Judgement:
     "Ask a judge about every answer."
-    replies = [ask(judge_prompt(record, response.text)) for record, response in zip(records, responses, strict=True)]
+    replies = [
+        ask(judge_prompt(record, response.text))
+        for record, response in zip(records, responses, strict=True)
+    ]
     return Judgement([parse_score(r) for r in replies], replies)

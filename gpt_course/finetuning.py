@@ -31,11 +31,14 @@ def summed_loss(
     input_ids: torch.Tensor,  # int64 (B, T)
     targets: torch.Tensor,  # int64 (B, T), already shifted
     ignore_index: int = -100,
-) -> tuple[torch.Tensor, int]:  # sum of the cross-entropies in nats, float32; number of supervised tokens
+    # sum of the cross-entropies in nats, float32; number of supervised tokens
+) -> tuple[torch.Tensor, int]:
     "Loss summed over supervised tokens; logits are computed only where a target is."
     scored = targets != ignore_index
     logits = model.head(model.hidden(input_ids)[scored])
-    return F.cross_entropy(logits.float(), targets[scored], reduction="sum"), int(scored.sum())
+    return F.cross_entropy(logits.float(), targets[scored], reduction="sum"), int(
+        scored.sum()
+    )
 
 
 @torch.no_grad()
@@ -51,7 +54,10 @@ def evaluate_loss(
         loss, n = summed_loss(model, input_ids.to(device), targets.to(device))
         total, tokens = total + loss.item(), tokens + n
     model.train(was_training)
-    if not tokens: raise ValueError("no supervised token in the whole loader: every target is masked; check the responses and max_length")
+    if not tokens:
+        raise ValueError(
+            "no supervised token in the whole loader: every target is masked; check the responses and max_length"
+        )
     return total / tokens
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-012
@@ -63,9 +69,12 @@ def schedule(
     final: float = 0.1,  # share of `lr` that is left at the end
 ) -> float:  # learning rate of this step
     "Linear warm-up, then a cosine down to `final * lr`."
-    if step < warmup: return lr * (step + 1) / warmup
+    if step < warmup:
+        return lr * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - 1 - warmup)
-    return lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return lr * (
+        final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    )
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-015
 def default_lr(n_embd: int) -> float:  # width C to peak learning rate
@@ -79,69 +88,114 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 @dataclass(frozen=True)
 class TrainConfig:
     "Settings of a fine-tuning run."
+
     epochs: int = 2
-    lr: float | None = None  # peak learning rate; `None`: `default_lr` of the model's width
+    # peak learning rate; `None`: `default_lr` of the model's width
+    lr: float | None = None
     weight_decay: float = 0.1  # on matrices and embeddings; not on biases and LayerNorm
     warmup: float = 0.1  # share of all steps in which the learning rate rises
     accumulate: int = 1  # batches per optimiser step
     clip: float = 1.0  # largest norm of the gradient
-    evaluate_every: int = 50  # optimiser steps between validation losses; also after each epoch
-    checkpoint_every: int = 100  # optimiser steps between checkpoints, if there is a place for them
+    # optimiser steps between validation losses; also after each epoch
+    evaluate_every: int = 50
+    # optimiser steps between checkpoints, if there is a place for them
+    checkpoint_every: int = 100
     seed: int = 123  # for dropout; the order of the rows has its own, in the loader
     optimizer: str = "adamw"  # see `make_optimizer`
-    bf16: bool = False  # multiply in bfloat16; weights, gradients and the loss stay float32
+    # multiply in bfloat16; weights, gradients and the loss stay float32
+    bf16: bool = False
     checkpoint_activations: bool = False  # less memory, more time, the same numbers
 
     def __post_init__(self):
         for name in ("epochs", "accumulate", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) < 1: raise ValueError(f"{name} is {getattr(self, name)}; need at least 1")
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; need at least 1")
         for name in ("lr", "clip"):
-            if getattr(self, name) is None and name == "lr": continue
+            if getattr(self, name) is None and name == "lr":
+                continue
             if getattr(self, name) is None or not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; need a number above 0")
-        if self.optimizer not in OPTIMIZERS: raise ValueError(f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; need a number above 0"
+                )
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
+            )
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-015-b
 def make_optimizer(
     model: nn.Module,
     lr: float,
     weight_decay: float,
-    name: str = "adamw",  # or "adamw8bit": its two states in 8 bits (Dettmers et al. 2021); needs the package bitsandbytes
+    # or "adamw8bit": its two states in 8 bits (Dettmers et al. 2021); needs the package
+    # bitsandbytes
+    name: str = "adamw",
 ) -> torch.optim.Optimizer:
     "AdamW; decay pulls on matrices and embeddings only."
     params = [p for p in model.parameters() if p.requires_grad]
-    groups = [dict(params=[p for p in params if p.ndim >= 2], weight_decay=weight_decay),
-              dict(params=[p for p in params if p.ndim < 2], weight_decay=0.0)]
-    if name == "adamw": return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)
-    if name != "adamw8bit": raise ValueError(f"optimizer is {name!r}; choose one of {', '.join(OPTIMIZERS)}")
+    groups = [
+        dict(params=[p for p in params if p.ndim >= 2], weight_decay=weight_decay),
+        dict(params=[p for p in params if p.ndim < 2], weight_decay=0.0),
+    ]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)
+    if name != "adamw8bit":
+        raise ValueError(
+            f"optimizer is {name!r}; choose one of {', '.join(OPTIMIZERS)}"
+        )
     try:
         from bitsandbytes.optim import AdamW8bit  # imported late: optional
     except ImportError as e:
-        raise ValueError(f"optimizer 'adamw8bit' needs the package bitsandbytes, which cannot be imported ({e}); pip install bitsandbytes, or use 'adamw'") from e
+        raise ValueError(
+            f"optimizer 'adamw8bit' needs the package bitsandbytes, which cannot be imported ({e}); pip install bitsandbytes, or use 'adamw'"
+        ) from e
     return AdamW8bit(groups, lr=lr, betas=(0.9, 0.999))
 
 
 def bf16_fault(device: str | torch.device = "cpu") -> str:
     "Why bfloat16 would be slow on this device; empty if it has instructions for it."
     kind = torch.device(device).type
-    if kind == "cuda": good = torch.cuda.is_bf16_supported(including_emulation=False)
-    else: good = kind != "cpu" or any(on is True for what, on in getattr(torch.cpu, "get_capabilities", dict)().items() if "bf16" in what)
-    return "" if good else ("bf16: this processor has no instructions for it (such as avx512_bf16 or amx_bf16), so steps take longer; "
-                            "activations do take less memory. Leave bf16 out, unless memory is what you lack")
+    if kind == "cuda":
+        good = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        good = kind != "cpu" or any(
+            on is True
+            for what, on in getattr(torch.cpu, "get_capabilities", dict)().items()
+            if "bf16" in what
+        )
+    return (
+        ""
+        if good
+        else (
+            "bf16: this processor has no instructions for it (such as avx512_bf16 or amx_bf16), so steps take longer; "
+            "activations do take less memory. Leave bf16 out, unless memory is what you lack"
+        )
+    )
 
 
 def return_freed_memory() -> bool:  # could it be asked?
     "Ask glibc (Linux) to give what a tensor of 1 MB or more held back to the system when it is freed; other libraries are left alone."
-    if platform.libc_ver()[0] != "glibc": return False
-    return bool(ctypes.CDLL(None).mallopt(-3, 2**20))  # M_MMAP_THRESHOLD: fixed, or it rises to 32 MB as tensors are freed
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    # M_MMAP_THRESHOLD: fixed, or it rises to 32 MB as tensors are freed
+    return bool(ctypes.CDLL(None).mallopt(-3, 2**20))
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-017
-COLUMNS = ("step", "epoch", "examples_seen", "tokens_seen", "train_loss", "val_loss", "lr")
+COLUMNS = (
+    "step",
+    "epoch",
+    "examples_seen",
+    "tokens_seen",
+    "train_loss",
+    "val_loss",
+    "lr",
+)
 
 
 @dataclass
 class History:
     "One row per optimiser step; row 0 is the state before training. Losses are nats per supervised token."
+
     rows: list[dict] = field(default_factory=list)
 
     def column(self, name: str) -> list[tuple[float, float]]:
@@ -151,7 +205,9 @@ class History:
     def save(self, path: str | Path) -> Path:
         "Write as CSV, empty where nothing was measured."
         cell = lambda v: "" if v is None else repr(v)
-        lines = [",".join(COLUMNS)] + [",".join(cell(row[c]) for c in COLUMNS) for row in self.rows]
+        lines = [",".join(COLUMNS)] + [
+            ",".join(cell(row[c]) for c in COLUMNS) for row in self.rows
+        ]
         return write_atomic(path, "\n".join(lines) + "\n")
 
     @classmethod
@@ -160,18 +216,39 @@ class History:
         path, rows = Path(path), []
         lines = path.read_text("utf-8").splitlines()
         if not lines or tuple(lines[0].split(",")) != COLUMNS:
-            raise ValueError(f"{path}, line 1: not a history; need the columns {', '.join(COLUMNS)}")
+            raise ValueError(
+                f"{path}, line 1: not a history; need the columns {', '.join(COLUMNS)}"
+            )
         for n, line in enumerate(lines[1:], 2):
             try:
                 cells = [None if c == "" else float(c) for c in line.split(",")]
-                if not all(c is None or math.isfinite(c) for c in cells[:1] + cells[2:4]): raise ValueError
+                if not all(
+                    c is None or math.isfinite(c) for c in cells[:1] + cells[2:4]
+                ):
+                    raise ValueError
             except ValueError:
-                raise ValueError(f"{path}, line {n}: {line!r} has a cell that is not a number; mend or remove the line") from None
-            if len(cells) != len(COLUMNS): raise ValueError(f"{path}, line {n}: {len(cells)} cells, need {len(COLUMNS)}")
+                raise ValueError(
+                    f"{path}, line {n}: {line!r} has a cell that is not a number; mend or remove the line"
+                ) from None
+            if len(cells) != len(COLUMNS):
+                raise ValueError(
+                    f"{path}, line {n}: {len(cells)} cells, need {len(COLUMNS)}"
+                )
             row = dict(zip(COLUMNS, cells))
-            if empty := [k for k in COLUMNS if row[k] is None and k not in ("train_loss", "val_loss")]:
-                raise ValueError(f"{path}, line {n}: {', '.join(empty)} is empty; mend or remove the line")
-            rows.append({k: int(v) if k in ("step", "examples_seen", "tokens_seen") else v for k, v in row.items()})
+            if empty := [
+                k
+                for k in COLUMNS
+                if row[k] is None and k not in ("train_loss", "val_loss")
+            ]:
+                raise ValueError(
+                    f"{path}, line {n}: {', '.join(empty)} is empty; mend or remove the line"
+                )
+            rows.append(
+                {
+                    k: int(v) if k in ("step", "examples_seen", "tokens_seen") else v
+                    for k, v in row.items()
+                }
+            )
         return cls(rows)
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-019
@@ -179,10 +256,12 @@ def _flatten(values: dict, prefix: str) -> dict[str, torch.Tensor]:
     "One level of names: 8-bit optimisers nest their states."
     out = {}
     for key, v in values.items():
-        if isinstance(v, dict): out |= _flatten(v, f"{prefix}{key}.")
+        if isinstance(v, dict):
+            out |= _flatten(v, f"{prefix}{key}.")
         else:
             v = torch.as_tensor(v).contiguous()
-            out[prefix + key] = v.clone() if v.numel() <= 256 else v  # their code books are one tensor for all; a file holds none twice
+            # their code books are one tensor for all; a file holds none twice
+            out[prefix + key] = v.clone() if v.numel() <= 256 else v
     return out
 
 
@@ -193,7 +272,11 @@ def save_checkpoint(
     state: dict,  # anything JSON can hold: position, history, settings
 ) -> Path:
     "Model, optimiser states, PyTorch's random state and `state`, in one file without pickle."
-    tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+    tensors = {
+        f"model.{n}": p.detach().contiguous()
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
     for i, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= _flatten(values, f"optimizer.{i}.{index}.")
@@ -203,27 +286,55 @@ def save_checkpoint(
 
 def _checkpoint_state(path: str | Path) -> dict:
     try:
-        with safe_open(path, "pt") as f: return json.loads(f.metadata()["state"])
+        with safe_open(path, "pt") as f:
+            return json.loads(f.metadata()["state"])
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as e:
-        raise ValueError(f"{path}: not a whole checkpoint ({type(e).__name__}: {e}); remove it to begin again, or restore a copy") from None
+        raise ValueError(
+            f"{path}: not a whole checkpoint ({type(e).__name__}: {e}); remove it to begin again, or restore a copy"
+        ) from None
 
 
-def load_checkpoint(path: str | Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict:
+def load_checkpoint(
+    path: str | Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> dict:
     "Put everything back where `save_checkpoint` took it; returns `state`."
     state, states = _checkpoint_state(path), [{} for _ in optimizers]
     with safe_open(path, "pt") as f, torch.no_grad():
-        wanted = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
-        shapes = {n: tuple(f.get_slice(n).get_shape()) for n in f.keys() if n.startswith("model.")}
-        faults = [f"{n} is {shapes.get(n, 'not there')}, need {tuple(p.shape)}" for n, p in wanted.items() if shapes.get(n) != tuple(p.shape)]
+        wanted = {
+            f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad
+        }
+        shapes = {
+            n: tuple(f.get_slice(n).get_shape())
+            for n in f.keys()
+            if n.startswith("model.")
+        }
+        faults = [
+            f"{n} is {shapes.get(n, 'not there')}, need {tuple(p.shape)}"
+            for n, p in wanted.items()
+            if shapes.get(n) != tuple(p.shape)
+        ]
         if faults := faults + [f"has unknown {n}" for n in shapes if n not in wanted]:
-            raise ValueError(f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; it is of another model, or of other LoRA settings")
-        for name, p in wanted.items(): p.copy_(f.get_tensor(name))
+            raise ValueError(
+                f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; it is of another model, or of other LoRA settings"
+            )
+        for name, p in wanted.items():
+            p.copy_(f.get_tensor(name))
         for name in f.keys():
             if name.startswith("optimizer."):
                 _, i, index, *outer, key = name.split(".")
-                place, tensor = states[int(i)].setdefault(int(index), {}), f.get_tensor(name).clone()  # no view of the file, which is soon replaced
-                for part in outer: place = place.setdefault(part, {})
-                place[key] = tensor if tensor.ndim or tensor.is_floating_point() else tensor.item()  # 8-bit optimisers count steps in an int
+                # no view of the file, which is soon replaced
+                place, tensor = (
+                    states[int(i)].setdefault(int(index), {}),
+                    f.get_tensor(name).clone(),
+                )
+                for part in outer:
+                    place = place.setdefault(part, {})
+                # 8-bit optimisers count steps in an int
+                place[key] = (
+                    tensor
+                    if tensor.ndim or tensor.is_floating_point()
+                    else tensor.item()
+                )
         for optimizer, values in zip(optimizers, states):
             optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
         torch.set_rng_state(f.get_tensor("rng"))
@@ -233,21 +344,35 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizers: list[torch.o
 def _steps(loader: DataLoader, accumulate: int) -> Iterator[list]:
     "The loader's batches in groups of `accumulate`; the last group may be smaller."
     state = torch.get_rng_state()
-    batches = iter(loader)  # draws from the global generator; a resumed run opens the loader once more,
+    # draws from the global generator; a resumed run opens the loader once more,
+    batches = iter(loader)
     torch.set_rng_state(state)  # and its dropout must not notice
-    while group := list(islice(batches, accumulate)): yield group
+    while group := list(islice(batches, accumulate)):
+        yield group
 
 
 def _row_tokens(targets: torch.Tensor, ignore_index: int = -100) -> int:
     "Tokens that are not padding: each row reaches to its last target."
-    return int((targets.shape[1] - (targets != ignore_index).flip(1).int().argmax(1)).sum())
+    return int(
+        (targets.shape[1] - (targets != ignore_index).flip(1).int().argmax(1)).sum()
+    )
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021-a
-def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: float, clip: float, bf16: bool = False) -> tuple[float, int]:
+def train_step(
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    batches: list,
+    lr: float,
+    clip: float,
+    bf16: bool = False,
+) -> tuple[float, int]:
     "One optimiser step over `batches`; returns the mean loss per supervised token, and their number."
     device = next(model.parameters()).device
     n_tokens = sum(int((targets != -100).sum()) for _, targets in batches)
-    if not n_tokens: raise ValueError("a step without a single supervised token: every target is masked; check the responses and max_length")
+    if not n_tokens:
+        raise ValueError(
+            "a step without a single supervised token: every target is masked; check the responses and max_length"
+        )
     total = 0.0
     optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left some
     for input_ids, targets in batches:
@@ -256,9 +381,12 @@ def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: 
         (loss / n_tokens).backward()
         total += loss.item()
     if not math.isfinite(total):
-        raise FloatingPointError(f"the loss is {total}: training has diverged; use a smaller learning rate (now {lr:g}) or look for broken weights")
+        raise FloatingPointError(
+            f"the loss is {total}: training has diverged; use a smaller learning rate (now {lr:g}) or look for broken weights"
+        )
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for group in optimizer.param_groups: group["lr"] = lr
+    for group in optimizer.param_groups:
+        group["lr"] = lr
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total / n_tokens, n_tokens
@@ -266,68 +394,140 @@ def train_step(model: GPT, optimizer: torch.optim.Optimizer, batches: list, lr: 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021-b
 def _settings(config: TrainConfig, lr: float, total: int) -> dict:
     "What must not change when a run is resumed; the rows are added to it."
-    return {k: v for k, v in asdict(config).items() if k != "checkpoint_activations"} | {"lr": lr, "steps": total}
+    return {
+        k: v for k, v in asdict(config).items() if k != "checkpoint_activations"
+    } | {"lr": lr, "steps": total}
 
 
-def _start(model: GPT, optimizer: torch.optim.Optimizer, val_loader: DataLoader, settings: dict, checkpoint, resume: bool) -> History:
+def _start(
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    val_loader: DataLoader,
+    settings: dict,
+    checkpoint,
+    resume: bool,
+) -> History:
     "The history so far: a fresh one with the loss before training, or the checkpoint's."
     if not (resume and checkpoint and Path(checkpoint).exists()):
-        return History([dict(step=0, epoch=0.0, examples_seen=0, tokens_seen=0, train_loss=None, val_loss=evaluate_loss(model, val_loader), lr=0.0)])
+        return History(
+            [
+                dict(
+                    step=0,
+                    epoch=0.0,
+                    examples_seen=0,
+                    tokens_seen=0,
+                    train_loss=None,
+                    val_loss=evaluate_loss(model, val_loader),
+                    lr=0.0,
+                )
+            ]
+        )
     state = _checkpoint_state(checkpoint)
-    made = _settings(TrainConfig(), None, None) | {"rows": settings["rows"]} | state["settings"]  # a checkpoint from before an option existed has its default
+    # a checkpoint from before an option existed has its default
+    made = (
+        _settings(TrainConfig(), None, None)
+        | {"rows": settings["rows"]}
+        | state["settings"]
+    )
     if made != settings:
-        changed = ", ".join(f"{k} {made[k]!r} → {v!r}" for k, v in settings.items() if made[k] != v)
-        raise ValueError(f"{checkpoint}: was made with other settings ({changed}); resume with the same, or start in a new directory")
+        changed = ", ".join(
+            f"{k} {made[k]!r} → {v!r}" for k, v in settings.items() if made[k] != v
+        )
+        raise ValueError(
+            f"{checkpoint}: was made with other settings ({changed}); resume with the same, or start in a new directory"
+        )
     load_checkpoint(checkpoint, model, [optimizer])
     return History(state["rows"])
 
 # %% ../nbs/07_finetuning.ipynb #07-finetuning-021-c
 def finetune(
     model: GPT,  # trained in place
-    train_loader: DataLoader,  # its batch sampler has `set_epoch(epoch, skip)`, as `make_loader` gives it
+    # its batch sampler has `set_epoch(epoch, skip)`, as `make_loader` gives it
+    train_loader: DataLoader,
     val_loader: DataLoader,
     config: TrainConfig = TrainConfig(),
-    checkpoint: str | Path | None = None,  # file to write every `checkpoint_every` steps
+    # file to write every `checkpoint_every` steps
+    checkpoint: str | Path | None = None,
     resume: bool = False,  # go on from `checkpoint` if it exists
     progress: bool = True,  # show a bar
-    on_step: Callable[[dict], None] | None = None,  # called with each new row of the history
+    # called with each new row of the history
+    on_step: Callable[[dict], None] | None = None,
 ) -> History:
     "Fine-tune `model`; same seeds, same machine: on a processor the same losses to the bit, also when interrupted and resumed."
-    lr, sampler = default_lr(model.config.n_embd) if config.lr is None else config.lr, train_loader.batch_sampler
+    lr, sampler = (
+        default_lr(model.config.n_embd) if config.lr is None else config.lr,
+        train_loader.batch_sampler,
+    )
     optimizer = make_optimizer(model, lr, config.weight_decay, config.optimizer)
-    if config.checkpoint_activations: model.checkpoint_activations = True
-    if config.checkpoint_activations or not all(p.requires_grad for p in model.parameters()):
-        return_freed_memory()  # who saves memory, by LoRA too, does not want the heap to keep it: see the lecture on memory
-    if config.bf16 and (fault := bf16_fault(next(model.parameters()).device)): warnings.warn(fault)
+    if config.checkpoint_activations:
+        model.checkpoint_activations = True
+    if config.checkpoint_activations or not all(
+        p.requires_grad for p in model.parameters()
+    ):
+        # who saves memory, by LoRA too, does not want the heap to keep it: see the
+        # lecture on memory
+        return_freed_memory()
+    if config.bf16 and (fault := bf16_fault(next(model.parameters()).device)):
+        warnings.warn(fault)
     sampler.set_epoch(0)
     per_epoch = -(-len(sampler) // config.accumulate)
     total = per_epoch * config.epochs
     torch.manual_seed(config.seed)
     data = train_loader.dataset
     rows = repr((list(sampler), [data[i] for i in range(len(data))]))
-    settings = _settings(config, lr, total) | {"rows": hashlib.sha256(rows.encode()).hexdigest()[:16]}  # which rows, in which order
+    # which rows, in which order
+    settings = _settings(config, lr, total) | {
+        "rows": hashlib.sha256(rows.encode()).hexdigest()[:16]
+    }
     history = _start(model, optimizer, val_loader, settings, checkpoint, resume)
     first = history.rows[-1]["step"]
-    bar = tqdm(total=total, initial=first, disable=not progress, desc="fine-tuning", unit="step", mininterval=3)  # seconds: a notebook can lose messages that come faster
+    # seconds: a notebook can lose messages that come faster
+    bar = tqdm(
+        total=total,
+        initial=first,
+        disable=not progress,
+        desc="fine-tuning",
+        unit="step",
+        mininterval=3,
+    )
     model.train()
     for step in range(first, total):
         epoch, done = divmod(step, per_epoch)
         if step == first or done == 0:
             sampler.set_epoch(epoch, skip=done * config.accumulate)
             groups = _steps(train_loader, config.accumulate)
-        batches, now, last = next(groups), schedule(step, total, lr, int(config.warmup * total)), history.rows[-1]
+        batches, now, last = (
+            next(groups),
+            schedule(step, total, lr, int(config.warmup * total)),
+            history.rows[-1],
+        )
         loss, _ = train_step(model, optimizer, batches, now, config.clip, config.bf16)
         measure = done + 1 == per_epoch or (step + 1) % config.evaluate_every == 0
-        row = dict(step=step + 1, epoch=(step + 1) / per_epoch, examples_seen=last["examples_seen"] + sum(len(ids) for ids, _ in batches),
-                   tokens_seen=last["tokens_seen"] + sum(_row_tokens(t) for _, t in batches), train_loss=loss,
-                   val_loss=evaluate_loss(model, val_loader) if measure else None, lr=now)
+        row = dict(
+            step=step + 1,
+            epoch=(step + 1) / per_epoch,
+            examples_seen=last["examples_seen"] + sum(len(ids) for ids, _ in batches),
+            tokens_seen=last["tokens_seen"] + sum(_row_tokens(t) for _, t in batches),
+            train_loss=loss,
+            val_loss=evaluate_loss(model, val_loader) if measure else None,
+            lr=now,
+        )
         history.rows.append(row)
         bar.update()
         bar.set_postfix_str(f"loss {loss:.3f}")
-        if on_step: on_step(row)
-        if checkpoint and ((step + 1) % config.checkpoint_every == 0 or step + 1 == total):
-            save_checkpoint(checkpoint, model, [optimizer], {"settings": settings, "rows": history.rows})
+        if on_step:
+            on_step(row)
+        if checkpoint and (
+            (step + 1) % config.checkpoint_every == 0 or step + 1 == total
+        ):
+            save_checkpoint(
+                checkpoint,
+                model,
+                [optimizer],
+                {"settings": settings, "rows": history.rows},
+            )
     bar.close()
-    sampler.set_epoch(0)  # whoever uses the loader next finds it whole, after a resumed run too
+    # whoever uses the loader next finds it whole, after a resumed run too
+    sampler.set_epoch(0)
     model.eval()
     return history

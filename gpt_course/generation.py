@@ -16,19 +16,28 @@ __all__ = ['KVCache', 'next_probabilities', 'Generated', 'generate', 'stream']
 # %% ../nbs/05_generation.ipynb #05-generation-009
 class KVCache:
     "Keys and values of one attention layer, for positions already computed."
+
     def __init__(self, capacity: int):
         self.capacity, self.length, self.k, self.v = capacity, 0, None, None
 
     def __len__(self) -> int:
         return self.length
 
-    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def append(
+        self, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         "Add (B, H, T, D) keys and values; return all so far, (B, H, S, D), as views."
         if self.k is None:
             B, H, _, D = k.shape
-            self.k, self.v = k.new_empty(B, H, self.capacity, D), v.new_empty(B, H, self.capacity, D)
+            self.k, self.v = (
+                k.new_empty(B, H, self.capacity, D),
+                v.new_empty(B, H, self.capacity, D),
+            )
         end = self.length + k.shape[2]
-        if end > self.capacity: raise ValueError(f"{end} positions, and the cache holds {self.capacity}; make it larger")
+        if end > self.capacity:
+            raise ValueError(
+                f"{end} positions, and the cache holds {self.capacity}; make it larger"
+            )
         self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
@@ -42,14 +51,23 @@ def next_probabilities(
     logits: torch.Tensor,  # float (..., V)
     temperature: float = 1.0,  # above 0
     top_k: int | None = None,  # keep the k best; `None`: all
-    top_p: float | None = None,  # keep the smallest set with at least this probability, in (0, 1]; `None`: all
+    # keep the smallest set with at least this probability, in (0, 1]; `None`: all
+    top_p: float | None = None,
 ) -> torch.Tensor:  # probabilities (..., V), zero for what was filtered out
     "Temperature, then top-k, then top-p; the rest is renormalised. The best token always stays."
-    if not temperature >= 1e-30: raise ValueError(f"temperature is {temperature}; need more than 0 here (0 means greedy: use `argmax`)")
-    if top_k is not None and top_k < 1: raise ValueError(f"top_k is {top_k}; need at least 1, or None for no limit")
-    if top_p is not None and not 0 < top_p <= 1: raise ValueError(f"top_p is {top_p}; need more than 0 and at most 1")
-    probs, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-    if top_k is not None: probs[..., top_k:] = 0
+    if not temperature >= 1e-30:
+        raise ValueError(
+            f"temperature is {temperature}; need more than 0 here (0 means greedy: use `argmax`)"
+        )
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}; need at least 1, or None for no limit")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; need more than 0 and at most 1")
+    probs, order = (
+        (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    )
+    if top_k is not None:
+        probs[..., top_k:] = 0
     if top_p is not None and top_p < 1:
         probs = probs / probs.sum(-1, keepdim=True)
         before = probs.cumsum(-1) - probs  # probability of all better tokens
@@ -61,25 +79,35 @@ def next_probabilities(
 @dataclass(frozen=True)
 class Generated:
     "What the model wrote after a prompt."
+
     ids: list[int]  # new tokens, without the end token
     ended: bool  # did it stop by itself, with the end token?
 
 
 def _shared_prefix(prompts: list[list[int]]) -> int:
     "Number of first tokens that all prompts share, leaving each at least one."
-    return min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+    return (
+        min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
+        if len(prompts) > 1
+        else 0
+    )
 
 
-def _prefill(model: GPT, prompts: list[list[int]], room: int) -> tuple[torch.Tensor, list[KVCache], torch.Tensor | None]:
+def _prefill(
+    model: GPT, prompts: list[list[int]], room: int
+) -> tuple[torch.Tensor, list[KVCache], torch.Tensor | None]:
     "Read the prompts: hidden state of each last token (B, C), the caches, and which columns are real (B, S), or `None` for all."
     device, B = next(model.parameters()).device, len(prompts)
-    theirs = getattr(model, "make_caches", None)  # a model from elsewhere (lecture 6) keeps its keys and values in its own way,
-    P = 0 if theirs else _shared_prefix(prompts)  # and may expect that padding comes before everything else
+    # a model from elsewhere (lecture 6) keeps its keys and values in its own way,
+    theirs = getattr(model, "make_caches", None)
+    # and may expect that padding comes before everything else
+    P = 0 if theirs else _shared_prefix(prompts)
     rest = max(map(len, prompts)) - P
     caches = theirs() if theirs else [KVCache(P + rest + room) for _ in model.h]
     if P:
         model.hidden(torch.tensor([prompts[0][:P]], device=device), caches=caches)
-        for cache in caches: cache.select(torch.zeros(B, dtype=torch.long, device=device))
+        for cache in caches:
+            cache.select(torch.zeros(B, dtype=torch.long, device=device))
     input_ids = torch.zeros(B, rest, dtype=torch.long)
     visible = torch.ones(B, P + rest, dtype=torch.bool)
     for row, prompt in enumerate(prompts):
@@ -98,42 +126,73 @@ def _prefill(model: GPT, prompts: list[list[int]], room: int) -> tuple[torch.Ten
 
 # %% ../nbs/05_generation.ipynb #05-generation-017
 @torch.no_grad()
-def _decode(model: GPT, prompts: list[list[int]], limits: list[int], eos_id: int | None, temperature: float,
-            top_k: int | None, top_p: float | None, seeds: list[int]) -> Iterator[list[tuple[int, int]]]:
+def _decode(
+    model: GPT,
+    prompts: list[list[int]],
+    limits: list[int],
+    eos_id: int | None,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seeds: list[int],
+) -> Iterator[list[tuple[int, int]]]:
     "Yield, step after step, `(row, token)` for the rows still alive; the end token is the last of its row."
     device, rows = next(model.parameters()).device, list(range(len(prompts)))
     generators = [torch.Generator().manual_seed(seed % 2**64) for seed in seeds]
     hidden, caches, visible = _prefill(model, prompts, max(limits))
     for step in range(max(limits)):
         logits = model.head(hidden).float().cpu()
-        if logits.isnan().any(): raise ValueError("the model's logits are no numbers (NaN): its weights are broken; load or train it again")
-        if temperature == 0: tokens = logits.argmax(-1).tolist()
+        if logits.isnan().any():
+            raise ValueError(
+                "the model's logits are no numbers (NaN): its weights are broken; load or train it again"
+            )
+        if temperature == 0:
+            tokens = logits.argmax(-1).tolist()
         else:
             probs = next_probabilities(logits, temperature, top_k, top_p)
-            tokens = [torch.multinomial(p, 1, generator=generators[r]).item() for p, r in zip(probs, rows)]
+            tokens = [
+                torch.multinomial(p, 1, generator=generators[r]).item()
+                for p, r in zip(probs, rows)
+            ]
         yield list(zip(rows, tokens))
-        alive = [i for i, (r, token) in enumerate(zip(rows, tokens)) if token != eos_id and step + 1 < limits[r]]
-        if not alive: return
+        alive = [
+            i
+            for i, (r, token) in enumerate(zip(rows, tokens))
+            if token != eos_id and step + 1 < limits[r]
+        ]
+        if not alive:
+            return
         if len(alive) < len(rows):
             index = torch.tensor(alive, device=device)
-            for cache in caches: cache.select(index)
+            for cache in caches:
+                cache.select(index)
             visible = visible[index] if visible is not None else None
             rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
-        if visible is not None: visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
-        positions = torch.tensor([[len(prompts[r]) + step] for r in rows], device=device)
+        if visible is not None:
+            visible = torch.cat([visible, visible.new_ones(len(rows), 1)], dim=1)
+        positions = torch.tensor(
+            [[len(prompts[r]) + step] for r in rows], device=device
+        )
         mask = None if visible is None else visible[:, None, None]
-        hidden = model.hidden(torch.tensor(tokens, device=device)[:, None], positions, mask, caches)[:, -1]
+        hidden = model.hidden(
+            torch.tensor(tokens, device=device)[:, None], positions, mask, caches
+        )[:, -1]
 
 # %% ../nbs/05_generation.ipynb #05-generation-018
 def _limits(model: GPT, prompts: list[list[int]], max_new_tokens: int) -> list[int]:
     context = model.config.n_positions
-    if max_new_tokens < 1: raise ValueError(f"max_new_tokens is {max_new_tokens}; need at least 1")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; need at least 1")
     for i, prompt in enumerate(prompts):
         if not 1 <= len(prompt) < context:
-            raise ValueError(f"prompt {i + 1} has {len(prompt)} tokens; need 1 to {context - 1}, so that the context of {context} "
-                             "has room for an answer; shorten it or use a model with a longer context")
+            raise ValueError(
+                f"prompt {i + 1} has {len(prompt)} tokens; need 1 to {context - 1}, so that the context of {context} "
+                "has room for an answer; shorten it or use a model with a longer context"
+            )
         if strange := [t for t in prompt if not 0 <= t < model.config.vocab_size]:
-            raise ValueError(f"prompt {i + 1} has the token {strange[0]}, and the model a vocabulary of {model.config.vocab_size}; use the model's own tokenizer")
+            raise ValueError(
+                f"prompt {i + 1} has the token {strange[0]}, and the model a vocabulary of {model.config.vocab_size}; use the model's own tokenizer"
+            )
     return [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
 
 
@@ -149,24 +208,50 @@ def generate(
     batch_size: int = 16,  # prompts computed together, of similar length
 ) -> list[Generated]:  # in the order of `prompts`
     "Answers to all prompts, each exactly what it would be alone (sampled: alone with its own stream, `seed + i`)."
-    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}; need at least 1")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; need at least 1")
     limits = _limits(model, prompts, max_new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     out: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), batch_size):
         group = order[start : start + batch_size]
-        steps = _decode(model, [prompts[i] for i in group], [limits[i] for i in group], eos_id, temperature, top_k, top_p,
-                        [seed + i for i in group])
+        steps = _decode(
+            model,
+            [prompts[i] for i in group],
+            [limits[i] for i in group],
+            eos_id,
+            temperature,
+            top_k,
+            top_p,
+            [seed + i for i in group],
+        )
         for pairs in steps:
-            for row, token in pairs: out[group[row]].append(token)
+            for row, token in pairs:
+                out[group[row]].append(token)
     ended = [bool(ids) and ids[-1] == eos_id for ids in out]
     return [Generated(ids[:-1] if end else ids, end) for ids, end in zip(out, ended)]
 
 
 def stream(
-    model: GPT, prompt: list[int], max_new_tokens: int = 256, eos_id: int | None = None, temperature: float = 0.0,
-    top_k: int | None = None, top_p: float | None = None, seed: int = 123,
+    model: GPT,
+    prompt: list[int],
+    max_new_tokens: int = 256,
+    eos_id: int | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 123,
 ) -> Iterator[int]:  # token ids, as they come, without the end token
     "One answer, token by token; arguments as in `generate`."
-    for [(_, token)] in _decode(model, [prompt], _limits(model, [prompt], max_new_tokens), eos_id, temperature, top_k, top_p, [seed]):
-        if token != eos_id: yield token
+    for [(_, token)] in _decode(
+        model,
+        [prompt],
+        _limits(model, [prompt], max_new_tokens),
+        eos_id,
+        temperature,
+        top_k,
+        top_p,
+        [seed],
+    ):
+        if token != eos_id:
+            yield token

@@ -17,6 +17,7 @@ __all__ = ['InstructionDataset', 'LengthGroupedSampler', 'make_loader', 'make_lo
 # %% ../nbs/03_loaders.ipynb #03-loaders-007
 class InstructionDataset(Dataset):
     "Instruction records as `(prompt_ids, response_ids)`; `kept[i]` is the index of item `i` in `records`."
+
     def __init__(
         self,
         records: list[dict[str, str]],  # validated Alpaca records
@@ -25,7 +26,9 @@ class InstructionDataset(Dataset):
         policy: str = "error",  # rows that are too long: "error", "drop" or "truncate"
     ):
         self.eos_id, self.max_length = tokenizer.eot_token, max_length
-        self.examples, self.kept = fit_examples([encode_record(r, tokenizer) for r in records], max_length, policy)
+        self.examples, self.kept = fit_examples(
+            [encode_record(r, tokenizer) for r in records], max_length, policy
+        )
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -35,21 +38,35 @@ class InstructionDataset(Dataset):
 
     def lengths(self) -> list[int]:
         "Tokens in each row."
-        return [min(len(prompt) + len(response), self.max_length) for prompt, response in self.examples]
+        return [
+            min(len(prompt) + len(response), self.max_length)
+            for prompt, response in self.examples
+        ]
 
 # %% ../nbs/03_loaders.ipynb #03-loaders-010
 class LengthGroupedSampler(Sampler[list[int]]):
     "Batches of rows of similar length; the order depends on `seed` and `epoch` alone."
+
     def __init__(
         self,
         lengths: list[int],  # tokens in each row
         batch_size: int = 8,  # B: rows per batch; one batch may be smaller
         seed: int = 123,
-        shuffle: bool = True,  # `False`: sorted by length, the same every time (for validation and test)
+        # `False`: sorted by length, the same every time (for validation and test)
+        shuffle: bool = True,
         pool: int = 16,  # batches per pool; 1 is plain shuffling
     ):
-        if batch_size < 1 or pool < 1: raise ValueError(f"batch_size={batch_size}, pool={pool}: both must be at least 1")
-        self.lengths, self.batch_size, self.seed, self.shuffle, self.pool = list(lengths), batch_size, seed, shuffle, pool
+        if batch_size < 1 or pool < 1:
+            raise ValueError(
+                f"batch_size={batch_size}, pool={pool}: both must be at least 1"
+            )
+        self.lengths, self.batch_size, self.seed, self.shuffle, self.pool = (
+            list(lengths),
+            batch_size,
+            seed,
+            shuffle,
+            pool,
+        )
         self.epoch, self.skip = 0, 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
@@ -60,11 +77,16 @@ class LengthGroupedSampler(Sampler[list[int]]):
         "All batches of one epoch, as row numbers."
         rows, size = list(range(len(self.lengths))), self.batch_size
         rng = random.Random(f"{self.seed}/{epoch}")
-        if self.shuffle: rng.shuffle(rows)
+        if self.shuffle:
+            rng.shuffle(rows)
         span = size * self.pool if self.shuffle else max(1, len(rows))
-        pools = [sorted(rows[i : i + span], key=self.lengths.__getitem__) for i in range(0, len(rows), span)]
+        pools = [
+            sorted(rows[i : i + span], key=self.lengths.__getitem__)
+            for i in range(0, len(rows), span)
+        ]
         out = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
-        if self.shuffle: rng.shuffle(out)
+        if self.shuffle:
+            rng.shuffle(out)
         return out
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -83,12 +105,24 @@ def make_loader(
     score_prompt: bool = False,  # see `collate_examples`
 ) -> DataLoader:  # yields `(input_ids, targets)`, int64 (B, T)
     "Length-grouped batches; `loader.batch_sampler.set_epoch(epoch, skip)` chooses the order."
-    collate = partial(collate_examples, max_length=dataset.max_length, eos_id=dataset.eos_id, score_prompt=score_prompt)
-    return DataLoader(dataset, batch_sampler=LengthGroupedSampler(dataset.lengths(), batch_size, seed, shuffle), collate_fn=collate)
+    collate = partial(
+        collate_examples,
+        max_length=dataset.max_length,
+        eos_id=dataset.eos_id,
+        score_prompt=score_prompt,
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=LengthGroupedSampler(
+            dataset.lengths(), batch_size, seed, shuffle
+        ),
+        collate_fn=collate,
+    )
 
 
 def make_loaders(
-    parts: tuple[list[dict], list[dict], list[dict]],  # training, test, validation records, as `split_records` returns them
+    # training, test, validation records, as `split_records` returns them
+    parts: tuple[list[dict], list[dict], list[dict]],
     tokenizer,
     max_length: int = 1024,
     batch_size: int = 8,

@@ -23,20 +23,32 @@ __all__ = ['LoRALinear', 'add_lora', 'lora_layers', 'lora_parameters', 'count_tr
 # %% ../nbs/11_lora.ipynb #11-lora-008
 class LoRALinear(nn.Linear):
     "A linear layer that keeps its weight W and learns a change of low rank beside it: `W x + b + alpha / r * B A dropout(x)` (Hu et al. 2021, section 4.1)."
+
     def __init__(
         self,
-        base: nn.Linear,  # its weight (out, in) and bias become this layer's: the same tensors, nothing is copied
+        # its weight (out, in) and bias become this layer's: the same tensors, nothing
+        # is copied
+        base: nn.Linear,
         rank: int,  # r: rows of A, columns of B
         alpha: float,  # the change is scaled by `alpha / rank`
         dropout: float = 0.0,  # drop rate of what enters A, in training only
-        generator: torch.Generator | None = None,  # for A; on the CPU, so that every device starts from the same numbers
+        # for A; on the CPU, so that every device starts from the same numbers
+        generator: torch.Generator | None = None,
     ):
-        super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
+        super().__init__(
+            base.in_features, base.out_features, base.bias is not None, device="meta"
+        )
         self.weight, self.bias = base.weight, base.bias
         self.rank, self.alpha, self.dropout, self.merged = rank, alpha, dropout, False
-        bound, device = base.in_features**-0.5, base.weight.device  # as PyTorch starts a linear layer
-        self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device="cpu").uniform_(-bound, bound, generator=generator).to(device))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))  # zero: no change at the start
+        # as PyTorch starts a linear layer
+        bound, device = base.in_features**-0.5, base.weight.device
+        self.lora_A = nn.Parameter(
+            torch.empty(rank, base.in_features, device="cpu")
+            .uniform_(-bound, bound, generator=generator)
+            .to(device)
+        )
+        # zero: no change at the start
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=device))
         self.train(base.training)
 
     def delta(self) -> torch.Tensor:  # (out, in), float32
@@ -45,9 +57,13 @@ class LoRALinear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) to (..., out)
         y = F.linear(x, self.weight, self.bias)
-        if self.merged: return y
-        x = F.dropout(x.to(self.lora_A.dtype), self.dropout, self.training)  # A and B are float32, W may be half precision
-        return y + (self.alpha / self.rank * F.linear(F.linear(x, self.lora_A), self.lora_B)).to(y.dtype)
+        if self.merged:
+            return y
+        # A and B are float32, W may be half precision
+        x = F.dropout(x.to(self.lora_A.dtype), self.dropout, self.training)
+        return y + (
+            self.alpha / self.rank * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        ).to(y.dtype)
 
 # %% ../nbs/11_lora.ipynb #11-lora-011
 def _prefix(model: nn.Module) -> str:
@@ -63,7 +79,11 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 def _linear_names(model: nn.Module) -> list[str]:
     "Names, as Transformers has them, of the linear layers but for the output layer."
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    return [_prefix(model) + n for n, m in model.named_modules() if n and type(m) in (nn.Linear, LoRALinear) and m is not head]
+    return [
+        _prefix(model) + n
+        for n, m in model.named_modules()
+        if n and type(m) in (nn.Linear, LoRALinear) and m is not head
+    ]
 
 
 def _matching(names: list[str], targets: list[str]) -> list[str]:
@@ -75,40 +95,77 @@ def _last_parts(names) -> list[str]:
     return sorted({n.rpartition(".")[2] for n in names})
 
 
-def _faults(model: nn.Module, names: list[str], rank: int, alpha: float, dropout: float, targets: list[str]) -> list[str]:
+def _faults(
+    model: nn.Module,
+    names: list[str],
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: list[str],
+) -> list[str]:
     "What is wrong with the settings of `add_lora`, all of it."
-    if any(isinstance(m, LoRALinear) for m in model.modules()): return ["the model has LoRA already; call remove_lora first"]
+    if any(isinstance(m, LoRALinear) for m in model.modules()):
+        return ["the model has LoRA already; call remove_lora first"]
     have = ", ".join(_last_parts(names)) or "none"
-    faults = [] if isinstance(rank, int) and rank >= 1 else [f"rank is {rank!r}; need a whole number of at least 1"]
+    faults = (
+        []
+        if isinstance(rank, int) and rank >= 1
+        else [f"rank is {rank!r}; need a whole number of at least 1"]
+    )
     number = lambda v: isinstance(v, (int, float))
-    if not number(alpha) or not 0 < alpha < float("inf"): faults.append(f"alpha is {alpha!r}; need a number above 0")
-    if not number(dropout) or not 0 <= dropout < 1: faults.append(f"dropout is {dropout!r}; need a number from 0 to below 1")
-    if not targets: faults.append(f"no target; name linear layers of this model ({have})")
-    faults += [f"target {t!r} names no linear layer; this model has {have}" for t in targets if not _matching(names, [t])]
+    if not number(alpha) or not 0 < alpha < float("inf"):
+        faults.append(f"alpha is {alpha!r}; need a number above 0")
+    if not number(dropout) or not 0 <= dropout < 1:
+        faults.append(f"dropout is {dropout!r}; need a number from 0 to below 1")
+    if not targets:
+        faults.append(f"no target; name linear layers of this model ({have})")
+    faults += [
+        f"target {t!r} names no linear layer; this model has {have}"
+        for t in targets
+        if not _matching(names, [t])
+    ]
     for name in _matching(names, targets) if not faults else []:
         layer = model.get_submodule(name.removeprefix(_prefix(model)))
-        if rank > (most := min(layer.weight.shape)): return [f"rank is {rank}, but {name} is {tuple(layer.weight.shape)}: no matrix of that shape has a rank above {most}"]
+        if rank > (most := min(layer.weight.shape)):
+            return [
+                f"rank is {rank}, but {name} is {tuple(layer.weight.shape)}: no matrix of that shape has a rank above {most}"
+            ]
     return faults
 
 # %% ../nbs/11_lora.ipynb #11-lora-012
 def add_lora(
-    model: nn.Module,  # changed in place: a `GPT`, or any module with `nn.Linear` layers, such as a Llama of Transformers
+    # changed in place: a `GPT`, or any module with `nn.Linear` layers, such as a Llama
+    # of Transformers
+    model: nn.Module,
     rank: int = 16,
     alpha: float = 32.0,
     dropout: float = 0.0,  # drop rate before A, in training only
-    targets: list[str] | str | None = None,  # ends of layer names, as a list or with commas; `None`: every linear layer but the output layer
+    # ends of layer names, as a list or with commas; `None`: every linear layer but the
+    # output layer
+    targets: list[str] | str | None = None,
     seed: int = 123,  # for the start of A
 ) -> nn.Module:  # the same model
     "Freeze `model` and give its target layers trainable low-rank changes; the outputs stay as they are until training."
     whole, model = model, _unwrapped(model)
     names = _linear_names(model)
-    targets = _last_parts(names) if targets is None else targets.split(",") if isinstance(targets, str) else list(targets)
-    if faults := _faults(model, names, rank, alpha, dropout, targets): raise ValueError(f"LoRA: {'; '.join(faults)}")
+    targets = (
+        _last_parts(names)
+        if targets is None
+        else targets.split(",")
+        if isinstance(targets, str)
+        else list(targets)
+    )
+    if faults := _faults(model, names, rank, alpha, dropout, targets):
+        raise ValueError(f"LoRA: {'; '.join(faults)}")
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name in _matching(names, targets):
         name = name.removeprefix(_prefix(model))
-        _replace(model, name, LoRALinear(model.get_submodule(name), rank, alpha, dropout, generator))
+        _replace(
+            model,
+            name,
+            LoRALinear(model.get_submodule(name), rank, alpha, dropout, generator),
+        )
     return whole
 
 
@@ -120,13 +177,20 @@ def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
     "The layers with LoRA, by name; `ValueError` if there is none."
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LoRALinear)}
-    if not layers: raise ValueError("this model has no LoRA layers; call add_lora or load_adapter first")
+    if not layers:
+        raise ValueError(
+            "this model has no LoRA layers; call add_lora or load_adapter first"
+        )
     return layers
 
 
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     "A (r, in) and B (out, r) of every LoRA layer, by name."
-    return {f"{name}.{part}": getattr(layer, part) for name, layer in lora_layers(model).items() for part in ("lora_A", "lora_B")}
+    return {
+        f"{name}.{part}": getattr(layer, part)
+        for name, layer in lora_layers(model).items()
+        for part in ("lora_A", "lora_B")
+    }
 
 
 def count_trainable(model: nn.Module) -> int:
@@ -143,7 +207,8 @@ def lora_lr(n_embd: int) -> float:  # width C to peak learning rate
 def merge_lora(model: nn.Module) -> nn.Module:
     "Add the learned changes to the weights, in place: the same answers, at the speed of the base model. Unmerge before training on."
     for layer in lora_layers(model).values():
-        if not layer.merged: layer.weight.copy_(layer.weight + layer.delta())
+        if not layer.merged:
+            layer.weight.copy_(layer.weight + layer.delta())
         layer.merged = True
     return model
 
@@ -152,7 +217,8 @@ def merge_lora(model: nn.Module) -> nn.Module:
 def unmerge_lora(model: nn.Module) -> nn.Module:
     "Subtract them again: the base weights, up to rounding."
     for layer in lora_layers(model).values():
-        if layer.merged: layer.weight.copy_(layer.weight - layer.delta())
+        if layer.merged:
+            layer.weight.copy_(layer.weight - layer.delta())
         layer.merged = False
     return model
 
@@ -160,7 +226,9 @@ def unmerge_lora(model: nn.Module) -> nn.Module:
 def remove_lora(model: nn.Module) -> nn.Module:
     "Put plain, trainable linear layers back, with the weights as they are: merged, or the base's."
     for name, layer in lora_layers(model).items():
-        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        plain = nn.Linear(
+            layer.in_features, layer.out_features, layer.bias is not None, device="meta"
+        )
         plain.weight, plain.bias = layer.weight, layer.bias
         _replace(model, name, plain.train(layer.training))
     return model.requires_grad_(True)
@@ -176,19 +244,52 @@ def save_adapter(
     folder, layers, prefix = Path(folder), lora_layers(model), _prefix(model)
     names, first = [prefix + n for n in layers], next(iter(layers.values()))
     short = _last_parts(names)
-    tensors = {f"base_model.model.{prefix}{n}.weight": p.detach().cpu().contiguous() for n, p in lora_parameters(model).items()}
+    tensors = {
+        f"base_model.model.{prefix}{n}.weight": p.detach().cpu().contiguous()
+        for n, p in lora_parameters(model).items()
+    }
     save_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
-    write_json(folder / "adapter_config.json", {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": HUB_NAMES.get(str(base_name), str(base_name)),
-        "r": first.rank, "lora_alpha": first.alpha, "lora_dropout": first.dropout, "bias": "none", "inference_mode": True, "init_lora_weights": True,
-        "target_modules": short if _matching(_linear_names(model), short) == names else names,
-        "fan_in_fan_out": isinstance(model, GPT)})  # Transformers' GPT-2 stores its matrices as (in, out)
+    write_json(
+        folder / "adapter_config.json",
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": HUB_NAMES.get(str(base_name), str(base_name)),
+            "r": first.rank,
+            "lora_alpha": first.alpha,
+            "lora_dropout": first.dropout,
+            "bias": "none",
+            "inference_mode": True,
+            "init_lora_weights": True,
+            "target_modules": short
+            if _matching(_linear_names(model), short) == names
+            else names,
+            # Transformers' GPT-2 stores its matrices as (in, out)
+            "fan_in_fan_out": isinstance(model, GPT),
+        },
+    )
     return folder
 
 # %% ../nbs/11_lora.ipynb #11-lora-036
 _NEEDED = ("r", "lora_alpha", "target_modules")
-_HARMLESS = (*_NEEDED, "lora_dropout", "peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode",
-             "fan_in_fan_out", "layers_pattern", "megatron_core", "qalora_group_size", "loftq_config", "eva_config")  # read, or without effect on the numbers
+_HARMLESS = (
+    *_NEEDED,
+    "lora_dropout",
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "inference_mode",
+    # read, or without effect on the numbers
+    "fan_in_fan_out",
+    "layers_pattern",
+    "megatron_core",
+    "qalora_group_size",
+    "loftq_config",
+    "eva_config",
+)
 
 
 def _read_adapter_config(path: Path) -> dict:
@@ -196,15 +297,31 @@ def _read_adapter_config(path: Path) -> dict:
     try:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; an adapter needs adapter_config.json and adapter_model.safetensors") from None
+        raise ValueError(
+            f"{path}: no such file; an adapter needs adapter_config.json and adapter_model.safetensors"
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{path}: not a JSON file ({e}); save the adapter again") from None
-    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA": raise ValueError(f"{path}: not a LoRA adapter; peft_type must be 'LORA'")
-    if missing := [k for k in _NEEDED if not raw.get(k)]: raise ValueError(f"{path}: lacks {', '.join(missing)}; save the adapter again")
-    plain = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}  # other starts change the base model too
-    if more := [f"{k} = {v!r}" for k, v in raw.items() if v and k not in _HARMLESS and v not in plain.get(k, ())]:
-        raise ValueError(f"{path}: is more than plain LoRA ({', '.join(more)}); load it with PEFT and merge it there")
-    if not isinstance(raw["target_modules"], list): raise ValueError(f"{path}: target_modules is {raw['target_modules']!r}; need a list of layer names")
+        raise ValueError(
+            f"{path}: not a JSON file ({e}); save the adapter again"
+        ) from None
+    if not isinstance(raw, dict) or raw.get("peft_type") != "LORA":
+        raise ValueError(f"{path}: not a LoRA adapter; peft_type must be 'LORA'")
+    if missing := [k for k in _NEEDED if not raw.get(k)]:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; save the adapter again")
+    # other starts change the base model too
+    plain = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
+    if more := [
+        f"{k} = {v!r}"
+        for k, v in raw.items()
+        if v and k not in _HARMLESS and v not in plain.get(k, ())
+    ]:
+        raise ValueError(
+            f"{path}: is more than plain LoRA ({', '.join(more)}); load it with PEFT and merge it there"
+        )
+    if not isinstance(raw["target_modules"], list):
+        raise ValueError(
+            f"{path}: target_modules is {raw['target_modules']!r}; need a list of layer names"
+        )
     return raw
 
 # %% ../nbs/11_lora.ipynb #11-lora-037
@@ -213,31 +330,57 @@ def load_adapter(
     folder: str | Path,  # what `save_adapter` or PEFT wrote
 ) -> nn.Module:
     "Add LoRA to `model` as the adapter says, with its numbers."
-    config_path, path = Path(folder) / "adapter_config.json", Path(folder) / "adapter_model.safetensors"
+    config_path, path = (
+        Path(folder) / "adapter_config.json",
+        Path(folder) / "adapter_model.safetensors",
+    )
     config = _read_adapter_config(config_path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path}: not a whole safetensors file ({e}); save the adapter again") from None
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({e}); save the adapter again"
+        ) from None
     before = [(p, p.requires_grad) for p in model.parameters()]
     try:
-        add_lora(model, config["r"], config["lora_alpha"], config.get("lora_dropout", 0.0), config["target_modules"])
+        add_lora(
+            model,
+            config["r"],
+            config["lora_alpha"],
+            config.get("lora_dropout", 0.0),
+            config["target_modules"],
+        )
     except ValueError as e:
         raise ValueError(f"{config_path}: does not fit this model: {e}") from None
     try:
         _fill(_unwrapped(model), tensors, path)
     except ValueError:
         remove_lora(model)
-        for p, trained in before: p.requires_grad_(trained)
+        for p, trained in before:
+            p.requires_grad_(trained)
         raise
     return model
 
 
 @torch.no_grad()
 def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    wanted = {f"base_model.model.{_prefix(model)}{n}.weight": p for n, p in lora_parameters(model).items()}
-    if faults := [f"lacks {n}" for n in wanted if n not in tensors] + [f"has unknown {n}" for n in tensors if n not in wanted]:
-        raise ValueError(f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; is the adapter for this kind of model?")
-    if faults := [f"{n} is {tuple(tensors[n].shape)}, need {tuple(p.shape)}" for n, p in wanted.items() if tensors[n].shape != p.shape]:
-        raise ValueError(f"{path}: {'; '.join(faults[:5])}; the adapter belongs to a model of another size")
-    for name, p in wanted.items(): p.copy_(tensors[name])
+    wanted = {
+        f"base_model.model.{_prefix(model)}{n}.weight": p
+        for n, p in lora_parameters(model).items()
+    }
+    if faults := [f"lacks {n}" for n in wanted if n not in tensors] + [
+        f"has unknown {n}" for n in tensors if n not in wanted
+    ]:
+        raise ValueError(
+            f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; is the adapter for this kind of model?"
+        )
+    if faults := [
+        f"{n} is {tuple(tensors[n].shape)}, need {tuple(p.shape)}"
+        for n, p in wanted.items()
+        if tensors[n].shape != p.shape
+    ]:
+        raise ValueError(
+            f"{path}: {'; '.join(faults[:5])}; the adapter belongs to a model of another size"
+        )
+    for name, p in wanted.items():
+        p.copy_(tensors[name])

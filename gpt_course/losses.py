@@ -17,10 +17,14 @@ def smooth(
     weight: float = 0.9,  # of the past, 0 to below 1; 0 changes nothing
 ) -> list[float]:
     "Exponential mean, corrected for its start, so that the first value is kept."
-    if not 0 <= weight < 1: raise ValueError(f"weight is {weight}; need 0 to below 1")
+    if not 0 <= weight < 1:
+        raise ValueError(f"weight is {weight}; need 0 to below 1")
     out, mean, known = [], 0.0, 0.0
     for value in values:
-        mean, known = weight * mean + (1 - weight) * value, weight * known + (1 - weight)
+        mean, known = (
+            weight * mean + (1 - weight) * value,
+            weight * known + (1 - weight),
+        )
         out.append(mean / known)
     return out
 
@@ -34,26 +38,66 @@ def plot_losses(
     "Training loss (raw and smoothed) and validation loss against epochs and tokens seen."
     fig = Figure(figsize=(7, 3.8), layout="constrained", facecolor="white")
     ax = fig.subplots()
-    train = [(r["epoch"], r["train_loss"]) for r in history.rows if r["train_loss"] is not None]
-    val = [(r["epoch"], r["val_loss"]) for r in history.rows if r["val_loss"] is not None]
-    if not train: raise ValueError("the history has no training loss yet; train at least one step")
+    train = [
+        (r["epoch"], r["train_loss"])
+        for r in history.rows
+        if r["train_loss"] is not None
+    ]
+    val = [
+        (r["epoch"], r["val_loss"]) for r in history.rows if r["val_loss"] is not None
+    ]
+    if not train:
+        raise ValueError(
+            "the history has no training loss yet; train at least one step"
+        )
     epochs, raw = zip(*train)
-    ax.plot(epochs, raw, color="#1d6fb8", alpha=0.25, linewidth=1, label="training, each step")
-    ax.plot(epochs, smooth(list(raw), weight), color="#1d6fb8", linewidth=2, label="training, smoothed")
-    if val: ax.plot(*zip(*val), color="#b35c00", linewidth=2, marker="o", markersize=4, label="validation")
-    ax.set(xlabel="epochs", ylabel="loss (nats per response token)", title=title, ylim=(0, None))
+    ax.plot(
+        epochs,
+        raw,
+        color="#1d6fb8",
+        alpha=0.25,
+        linewidth=1,
+        label="training, each step",
+    )
+    ax.plot(
+        epochs,
+        smooth(list(raw), weight),
+        color="#1d6fb8",
+        linewidth=2,
+        label="training, smoothed",
+    )
+    if val:
+        ax.plot(
+            *zip(*val),
+            color="#b35c00",
+            linewidth=2,
+            marker="o",
+            markersize=4,
+            label="validation",
+        )
+    ax.set(
+        xlabel="epochs",
+        ylabel="loss (nats per response token)",
+        title=title,
+        ylim=(0, None),
+    )
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
     per_epoch = history.rows[-1]["tokens_seen"] / history.rows[-1]["epoch"]
-    tokens = ax.secondary_xaxis("top", functions=(lambda e: e * per_epoch / 1000, lambda t: t * 1000 / per_epoch))
+    tokens = ax.secondary_xaxis(
+        "top",
+        functions=(lambda e: e * per_epoch / 1000, lambda t: t * 1000 / per_epoch),
+    )
     tokens.set_xlabel("thousand tokens seen")
-    if path is not None: _save(fig, Path(path))
+    if path is not None:
+        _save(fig, Path(path))
     return fig
 
 
 def _save(fig: Figure, path: Path) -> None:
     from io import BytesIO
     from gpt_course.dataset import write_atomic
+
     buffer = BytesIO()
     fig.savefig(buffer, format=path.suffix.lstrip(".") or "png", dpi=150)
     write_atomic(path, buffer.getvalue())
@@ -61,17 +105,30 @@ def _save(fig: Figure, path: Path) -> None:
 # %% ../nbs/08_losses.ipynb #08-losses-021
 def best_row(history: History) -> dict:
     "The row with the lowest validation loss."
-    measured = [row for row in history.rows if row["val_loss"] is not None and row["val_loss"] == row["val_loss"]]  # NaN is not equal to itself
-    if not measured: raise ValueError("the history has no validation loss; set `evaluate_every` to at most the number of steps")
+    # NaN is not equal to itself
+    measured = [
+        row
+        for row in history.rows
+        if row["val_loss"] is not None and row["val_loss"] == row["val_loss"]
+    ]
+    if not measured:
+        raise ValueError(
+            "the history has no validation loss; set `evaluate_every` to at most the number of steps"
+        )
     return min(measured, key=lambda row: row["val_loss"])
 
 
 def summarise(history: History) -> str:
     "Three lines on a run: where it started, where it ended, where it was best."
     measured = [row for row in history.rows if row["val_loss"] is not None]
-    train = smooth([row["train_loss"] for row in history.rows if row["train_loss"] is not None])
+    train = smooth(
+        [row["train_loss"] for row in history.rows if row["train_loss"] is not None]
+    )
     best = best_row(history)
-    if not train: raise ValueError("the history has no training loss; train at least one step")
-    return (f"before: validation {measured[0]['val_loss']:.2f}\n"
-            f"after {measured[-1]['epoch']:.1f} epochs: training {train[-1]:.2f}, validation {measured[-1]['val_loss']:.2f}\n"
-            f"lowest validation loss {best['val_loss']:.2f} at epoch {best['epoch']:.1f}")
+    if not train:
+        raise ValueError("the history has no training loss; train at least one step")
+    return (
+        f"before: validation {measured[0]['val_loss']:.2f}\n"
+        f"after {measured[-1]['epoch']:.1f} epochs: training {train[-1]:.2f}, validation {measured[-1]['val_loss']:.2f}\n"
+        f"lowest validation loss {best['val_loss']:.2f} at epoch {best['epoch']:.1f}"
+    )

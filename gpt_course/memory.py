@@ -10,7 +10,12 @@ from pathlib import Path
 import psutil
 import torch
 from torch.utils.data import DataLoader
-from .finetuning import OPTIMIZERS, make_optimizer, return_freed_memory, train_step
+from gpt_course.finetuning import (
+    OPTIMIZERS,
+    make_optimizer,
+    return_freed_memory,
+    train_step,
+)
 from .model import GPT, GPTConfig, init_weights
 
 # %% auto #0
@@ -20,15 +25,22 @@ __all__ = ['SIZES', 'PROCESS_BYTES', 'WAYS', 'parameters', 'block_bytes', 'Memor
 
 # %% ../nbs/12_memory.ipynb #12-memory-006
 SIZES = {  # the shapes this course names
-    "tiny": GPTConfig(5632, 256, 256, 8, 8), "gpt2": GPTConfig(),
-    "gpt2-medium": GPTConfig(n_embd=1024, n_layer=24, n_head=16), "gpt2-large": GPTConfig(n_embd=1280, n_layer=36, n_head=20),
-    "gpt2-xl": GPTConfig(n_embd=1600, n_layer=48, n_head=25)}
+    "tiny": GPTConfig(5632, 256, 256, 8, 8),
+    "gpt2": GPTConfig(),
+    "gpt2-medium": GPTConfig(n_embd=1024, n_layer=24, n_head=16),
+    "gpt2-large": GPTConfig(n_embd=1280, n_layer=36, n_head=20),
+    "gpt2-xl": GPTConfig(n_embd=1600, n_layer=48, n_head=25),
+}
 
 
 def parameters(config: GPTConfig) -> int:
     "Number of parameters, from the shape alone."
     C = config.n_embd
-    return (config.vocab_size + config.n_positions) * C + config.n_layer * (12 * C**2 + 13 * C) + 2 * C
+    return (
+        (config.vocab_size + config.n_positions) * C
+        + config.n_layer * (12 * C**2 + 13 * C)
+        + 2 * C
+    )
 
 # %% ../nbs/12_memory.ipynb #12-memory-011
 def block_bytes(
@@ -39,19 +51,25 @@ def block_bytes(
     "What autograd keeps of one block between the forward and the backward pass."
     C, H, size = config.n_embd, config.n_head, 2 if bf16 else 4
     norms = 2 * 4 * (C + 2)  # twice: the stream, its mean and spread, in float32 always
-    inputs = size * (1 + 1 + 1 + 4 + 4) * C  # of c_attn, c_proj, c_fc, mlp.c_proj; and of GELU
-    if not config.dropout: return norms + inputs + size * 3 * C + 4 * H  # queries, keys, values; a sum per head
+    # of c_attn, c_proj, c_fc, mlp.c_proj; and of GELU
+    inputs = size * (1 + 1 + 1 + 4 + 4) * C
+    # queries, keys, values; a sum per head
+    if not config.dropout:
+        return norms + inputs + size * 3 * C + 4 * H
     masks = size * 2 * C  # what was dropped after each sub-layer
-    return norms + inputs + masks + 4 * 3 * C + 4 * 3 * H * T  # without the fused kernel: the table of weights, its mask, their product
+    # without the fused kernel: the table of weights, its mask, their product
+    return norms + inputs + masks + 4 * 3 * C + 4 * 3 * H * T
 
 # %% ../nbs/12_memory.ipynb #12-memory-015
-PROCESS_BYTES = 325_000_000  # Python with torch after a first training step of a toy; measured below
+# Python with torch after a first training step of a toy; measured below
+PROCESS_BYTES = 325_000_000
 _BITSANDBYTES = 52_000_000  # what importing the library adds
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
     "Bytes that a training step needs at its peak."
+
     weights: int
     gradients: int  # with the extra copies of the embedding's
     optimizer: int
@@ -62,7 +80,13 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         "The higher of the two tides: logits at the start of the backward pass, gradients at its end."
-        return self.overhead + self.weights + self.optimizer + self.activations + max(self.gradients, self.logits)
+        return (
+            self.overhead
+            + self.weights
+            + self.optimizer
+            + self.activations
+            + max(self.gradients, self.logits)
+        )
 
 # %% ../nbs/12_memory.ipynb #12-memory-017
 def activation_bytes(
@@ -75,10 +99,16 @@ def activation_bytes(
 ) -> int:
     "What autograd keeps of the whole network, without the log-probabilities."
     C, positions, block = config.n_embd, batch_size * T, block_bytes(config, T, bf16)
-    ends = positions * (8 + 1 + 4 * C * bool(config.dropout) + 4 * (C + 2))  # ids, mask, dropout, input of ln_f
-    ends += 8 * T + 4 + scored * (8 + (2 if bf16 else 4) * C)  # position ids, divisor; targets, input of the head
-    if not checkpoint_activations: return config.n_layer * positions * block + ends
-    return config.n_layer * (positions * 4 * C + 5056) + positions * (block - 4 * C) + ends  # 5,056: the random state
+    # ids, mask, dropout, input of ln_f
+    ends = positions * (8 + 1 + 4 * C * bool(config.dropout) + 4 * (C + 2))
+    # position ids, divisor; targets, input of the head
+    ends += 8 * T + 4 + scored * (8 + (2 if bf16 else 4) * C)
+    if not checkpoint_activations:
+        return config.n_layer * positions * block + ends
+    # 5,056: the random state
+    return (
+        config.n_layer * (positions * 4 * C + 5056) + positions * (block - 4 * C) + ends
+    )
 
 # %% ../nbs/12_memory.ipynb #12-memory-020
 def estimate_memory(
@@ -87,7 +117,9 @@ def estimate_memory(
     T: int = 128,  # positions per row
     scored: int | None = None,  # supervised positions per batch; `None`: all
     *,
-    trainable: float = 1.0,  # share of parameters that is trained; below 1, as in LoRA, the embedding is taken to be frozen
+    # share of parameters that is trained; below 1, as in LoRA, the embedding is taken
+    # to be frozen
+    trainable: float = 1.0,
     accumulate: int = 1,  # batches per step
     checkpoint_activations: bool = False,
     bf16: bool = False,  # autocast: weights stay float32 and get a copy in bfloat16
@@ -95,42 +127,86 @@ def estimate_memory(
     overhead: int = PROCESS_BYTES,
 ) -> MemoryEstimate:
     "Memory of a fine-tuning step on a processor, in bytes, counted from the tensors that are there."
-    if batch_size < 1 or not 1 <= T <= config.n_positions: raise ValueError(f"batch_size={batch_size}, T={T}: need at least 1 row, and 1 to {config.n_positions} positions")
-    if not 0 < trainable <= 1: raise ValueError(f"trainable is {trainable}; need a share above 0 and up to 1")
-    if optimizer not in OPTIMIZERS: raise ValueError(f"optimizer is {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
+    if batch_size < 1 or not 1 <= T <= config.n_positions:
+        raise ValueError(
+            f"batch_size={batch_size}, T={T}: need at least 1 row, and 1 to {config.n_positions} positions"
+        )
+    if not 0 < trainable <= 1:
+        raise ValueError(f"trainable is {trainable}; need a share above 0 and up to 1")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer is {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
+        )
     scored = batch_size * T if scored is None else scored
     N, V, C = parameters(config), config.vocab_size, config.n_embd
-    trained, table, small = int(N * trainable), 4 * V * C * (trainable == 1), optimizer == "adamw8bit"
-    copies = max(2 + (accumulate > 1), 5 * small)  # of the embedding's gradient; of its unpacked states
+    trained, table, small = (
+        int(N * trainable),
+        4 * V * C * (trainable == 1),
+        optimizer == "adamw8bit",
+    )
+    # of the embedding's gradient; of its unpacked states
+    copies = max(2 + (accumulate > 1), 5 * small)
     return MemoryEstimate(
         weights=4 * N + bf16 * 2 * (config.n_layer * 12 * C**2 + V * C),
         gradients=4 * trained + copies * table,
         optimizer=trained * 2 + trained // 256 * 8 if small else trained * 8,
-        activations=activation_bytes(config, batch_size, T, scored, checkpoint_activations, bf16),
-        logits=3 * 4 * scored * V + (accumulate > 1) * 4 * trained, overhead=overhead + small * _BITSANDBYTES)
+        activations=activation_bytes(
+            config, batch_size, T, scored, checkpoint_activations, bf16
+        ),
+        logits=3 * 4 * scored * V + (accumulate > 1) * 4 * trained,
+        overhead=overhead + small * _BITSANDBYTES,
+    )
 
 # %% ../nbs/12_memory.ipynb #12-memory-026
 def peak_memory() -> int:
     "The most memory that this process has had so far, in bytes."
     status = Path("/proc/self/status")  # Linux
-    if status.exists(): return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    if sys.platform == "win32": return psutil.Process().memory_info().peak_wset
+    if status.exists():
+        return next(
+            int(line.split()[1]) * 1024
+            for line in status.read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
     import resource  # not on Windows
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
-def _run_steps(shape: dict, batch_size: int, T: int, scored: int, accumulate: int, steps: int, checkpoint_activations: bool, bf16: bool, optimizer: str, lora_rank: int) -> dict:
+def _run_steps(
+    shape: dict,
+    batch_size: int,
+    T: int,
+    scored: int,
+    accumulate: int,
+    steps: int,
+    checkpoint_activations: bool,
+    bf16: bool,
+    optimizer: str,
+    lora_rank: int,
+) -> dict:
     "What `measure_step` runs in the new process: random weights, random rows, real steps."
     torch.set_num_threads(1)
     model = init_weights(GPT(GPTConfig(**shape))).train()
     model.checkpoint_activations = checkpoint_activations
-    if checkpoint_activations or lora_rank: return_freed_memory()  # as `finetune` does
+    if checkpoint_activations or lora_rank:
+        return_freed_memory()  # as `finetune` does
     if lora_rank:
         from gpt_course.lora import add_lora
+
         add_lora(model, lora_rank)
     opt, took = make_optimizer(model, 1e-5, 0.1, optimizer), []
-    ids = torch.randint(0, model.config.vocab_size, (accumulate * batch_size, T), generator=torch.Generator().manual_seed(1))
-    targets = torch.where(torch.arange(T) >= T - scored // batch_size, ids, -100)  # the response stands at the end of a row
+    ids = torch.randint(
+        0,
+        model.config.vocab_size,
+        (accumulate * batch_size, T),
+        generator=torch.Generator().manual_seed(1),
+    )
+    # the response stands at the end of a row
+    targets = torch.where(torch.arange(T) >= T - scored // batch_size, ids, -100)
     batches = list(zip(ids.split(batch_size), targets.split(batch_size)))
     for _ in range(steps):
         start = time.perf_counter()
@@ -146,7 +222,8 @@ def measure_step(
     scored: int = 240,  # supervised positions per batch; the same number in each row
     *,
     accumulate: int = 1,
-    steps: int = 2,  # the first is never the highest: the optimiser's states come at its end
+    # the first is never the highest: the optimiser's states come at its end
+    steps: int = 2,
     checkpoint_activations: bool = False,
     bf16: bool = False,
     optimizer: str = "adamw",
@@ -154,54 +231,96 @@ def measure_step(
     env: dict[str, str] | None = None,  # further environment variables
 ) -> dict:  # `peak` in bytes, `seconds` of the fastest step but the first, `loss`
     "Train for a few steps with random weights in a fresh process with one thread, and measure."
-    spec = dict(shape=asdict(config), batch_size=batch_size, T=T, scored=scored, accumulate=accumulate, steps=steps,
-                checkpoint_activations=checkpoint_activations, bf16=bf16, optimizer=optimizer, lora_rank=lora_rank)
+    spec = dict(
+        shape=asdict(config),
+        batch_size=batch_size,
+        T=T,
+        scored=scored,
+        accumulate=accumulate,
+        steps=steps,
+        checkpoint_activations=checkpoint_activations,
+        bf16=bf16,
+        optimizer=optimizer,
+        lora_rank=lora_rank,
+    )
     program = "import sys, json; from gpt_course.memory import _run_steps; print(json.dumps(_run_steps(**json.loads(sys.argv[1]))))"
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program, json.dumps(spec)], capture_output=True, text=True,
-                         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | (env or {}))
-    if run.returncode: raise RuntimeError(f"the measured process ended with {run.returncode} (-9: the system ended it, memory was short):\n{run.stderr[-2000:]}")
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, json.dumps(spec)],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        | (env or {}),
+    )
+    if run.returncode:
+        raise RuntimeError(
+            f"the measured process ended with {run.returncode} (-9: the system ended it, memory was short):\n{run.stderr[-2000:]}"
+        )
     return json.loads(run.stdout.splitlines()[-1])
 
 # %% ../nbs/12_memory.ipynb #12-memory-041
 WAYS = {  # settings of `measure_step` and `estimate_memory`, for 8 rows a step
-    "plain": {}, "8 batches of 1": dict(batch_size=1, accumulate=8),
-    "checkpointing": dict(checkpoint_activations=True), "bfloat16": dict(bf16=True), "8-bit AdamW": dict(optimizer="adamw8bit"),
-    "LoRA, rank 16": dict(lora_rank=16), "LoRA, checkpointing": dict(lora_rank=16, checkpoint_activations=True),
-    "checkpointing, 8 batches of 1": dict(batch_size=1, accumulate=8, checkpoint_activations=True)}
+    "plain": {},
+    "8 batches of 1": dict(batch_size=1, accumulate=8),
+    "checkpointing": dict(checkpoint_activations=True),
+    "bfloat16": dict(bf16=True),
+    "8-bit AdamW": dict(optimizer="adamw8bit"),
+    "LoRA, rank 16": dict(lora_rank=16),
+    "LoRA, checkpointing": dict(lora_rank=16, checkpoint_activations=True),
+    "checkpointing, 8 batches of 1": dict(
+        batch_size=1, accumulate=8, checkpoint_activations=True
+    ),
+}
 
 
 def lora_share(config: GPTConfig, rank: int) -> float:
     "Numbers that LoRA trains on all four matrices of each block, as a share of the parameters."
-    return config.n_layer * rank * (4 + 2 + 5 + 5) * config.n_embd / parameters(config)  # rank * (inputs + outputs) each
+    # rank * (inputs + outputs) each
+    return config.n_layer * rank * (4 + 2 + 5 + 5) * config.n_embd / parameters(config)
 
 
-def compare_ways(config: GPTConfig, ways: dict = WAYS, T: int = 128, scored: int = 30, steps: int = 2) -> list[dict]:
+def compare_ways(
+    config: GPTConfig, ways: dict = WAYS, T: int = 128, scored: int = 30, steps: int = 2
+) -> list[dict]:
     "Measure each of the ways on rows of T positions, `scored` of them supervised."
     rows = []
     for name, way in ways.items():
         options = {"batch_size": 8} | way
         options |= dict(T=T, scored=scored * options["batch_size"])
-        try: run = measure_step(config, **options, steps=steps)
+        try:
+            run = measure_step(config, **options, steps=steps)
         except RuntimeError as e:
-            if "pip install bitsandbytes" not in str(e): raise
+            if "pip install bitsandbytes" not in str(e):
+                raise
             continue
-        if rank := options.pop("lora_rank", 0): options["trainable"] = lora_share(config, rank)
-        rows.append(dict(way=name, estimate=estimate_memory(config, **options).total, **run))
+        if rank := options.pop("lora_rank", 0):
+            options["trainable"] = lora_share(config, rank)
+        rows.append(
+            dict(way=name, estimate=estimate_memory(config, **options).total, **run)
+        )
     return rows
 
 # %% ../nbs/12_memory.ipynb #12-memory-047
 def available_memory(device: str | torch.device = "cpu") -> int:
     "Bytes that this process may hold in all: what it has, and what is free."
-    if torch.device(device).type == "cuda": return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     both = psutil.Process().memory_info().rss + psutil.virtual_memory().available
-    try: return min(both, int(Path("/sys/fs/cgroup/memory.max").read_text()))  # the limit of a Linux container
-    except (OSError, ValueError): return both  # no container, or no limit
+    # the limit of a Linux container
+    try:
+        return min(both, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return both  # no container, or no limit
 
 
 def batch_shape(
     loader: DataLoader,  # as `make_loader` gives it
     epochs: int = 1,
-) -> tuple[int, int, int]:  # rows, positions and supervised positions of the largest batch
+    # rows, positions and supervised positions of the largest batch
+) -> tuple[int, int, int]:
     "The batch that decides whether memory suffices."
     sampler, lengths = loader.batch_sampler, loader.batch_sampler.lengths
     batches = [rows for epoch in range(epochs) for rows in sampler.batches(epoch)]
@@ -220,15 +339,42 @@ def memory_warning(
 ) -> str:  # empty if it fits
     "One paragraph for a person whose run would not fit."
     available = available_memory() if available is None else available
+
     def need(batch=batch_size, **more):
-        return estimate_memory(config, batch, T, -(-scored * batch // batch_size), **(options | more)).total
-    if need() <= 0.95 * available: return ""
+        return estimate_memory(
+            config, batch, T, -(-scored * batch // batch_size), **(options | more)
+        ).total
+
+    if need() <= 0.95 * available:
+        return ""
     accumulate = options.get("accumulate", 1)
     ways = {"--checkpoint-activations": need(checkpoint_activations=True)}
     for batch in sorted({max(1, batch_size // 2), 1} - {batch_size}, reverse=True):
-        flags = f"--batch-size {batch} --accumulate {accumulate * -(-batch_size // batch)}"
-        ways |= {flags: need(batch, accumulate=2), f"{flags} --checkpoint-activations": need(batch, accumulate=2, checkpoint_activations=True)}
-    ways |= {"LoRA": need(trainable=0.01), "LoRA with --checkpoint-activations": need(trainable=0.01, checkpoint_activations=True)}
-    fit = [f"{way} ({n / 1e9:.1f} GB)" for way, n in ways.items() if n <= 0.95 * available and n < need()]
-    return (f"training needs about {need() / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are there: the system may end the run. "
-            + (f"These would fit: {'; '.join(fit)}. Or take a smaller model." if fit else "Nothing that this program offers would fit: take a smaller model."))
+        flags = (
+            f"--batch-size {batch} --accumulate {accumulate * -(-batch_size // batch)}"
+        )
+        ways |= {
+            flags: need(batch, accumulate=2),
+            f"{flags} --checkpoint-activations": need(
+                batch, accumulate=2, checkpoint_activations=True
+            ),
+        }
+    ways |= {
+        "LoRA": need(trainable=0.01),
+        "LoRA with --checkpoint-activations": need(
+            trainable=0.01, checkpoint_activations=True
+        ),
+    }
+    fit = [
+        f"{way} ({n / 1e9:.1f} GB)"
+        for way, n in ways.items()
+        if n <= 0.95 * available and n < need()
+    ]
+    return (
+        f"training needs about {need() / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are there: the system may end the run. "
+        + (
+            f"These would fit: {'; '.join(fit)}. Or take a smaller model."
+            if fit
+            else "Nothing that this program offers would fit: take a smaller model."
+        )
+    )

@@ -17,31 +17,45 @@ __all__ = ['GPTConfig', 'Attention', 'MLP', 'Block', 'GPT', 'init_weights', 'cou
 @dataclass(frozen=True)
 class GPTConfig:
     "Shape of a GPT-2 network; field names as in Hugging Face's `GPT2Config`, but one `dropout` for its three."
+
     vocab_size: int = 50257  # V: rows of the token embedding, and length of the logits
     n_positions: int = 1024  # longest context, in tokens
     n_embd: int = 768  # C: width of the residual stream; must be divisible by `n_head`
     n_layer: int = 12  # number of blocks
     n_head: int = 12  # H: attention heads per block
-    dropout: float = 0.0  # drop rate after embeddings, attention and each sub-layer, in training only
+    # drop rate after embeddings, attention and each sub-layer, in training only
+    dropout: float = 0.0
     layer_norm_epsilon: float = 1e-5  # added to the variance in LayerNorm
-    initializer_range: float = 0.02  # standard deviation of the initial weights (openai/gpt-2, src/model.py)
+    # standard deviation of the initial weights (openai/gpt-2, src/model.py)
+    initializer_range: float = 0.02
 
     def __post_init__(self):
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"GPTConfig.{name} is {value!r}; need a whole number of at least 1")
-        for name, below in (("dropout", 1), ("layer_norm_epsilon", float("inf")), ("initializer_range", float("inf"))):
+                raise ValueError(
+                    f"GPTConfig.{name} is {value!r}; need a whole number of at least 1"
+                )
+        for name, below in (
+            ("dropout", 1),
+            ("layer_norm_epsilon", float("inf")),
+            ("initializer_range", float("inf")),
+        ):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < below:
-                raise ValueError(f"GPTConfig.{name} is {value!r}; need a number from 0 to below {below}")
+                raise ValueError(
+                    f"GPTConfig.{name} is {value!r}; need a number from 0 to below {below}"
+                )
         if self.n_embd % self.n_head:
-            raise ValueError(f"GPTConfig.n_embd is {self.n_embd}, not a multiple of n_head = {self.n_head}; "
-                             "every head needs the same whole number of channels")
+            raise ValueError(
+                f"GPTConfig.n_embd is {self.n_embd}, not a multiple of n_head = {self.n_head}; "
+                "every head needs the same whole number of channels"
+            )
 
 # %% ../nbs/04_model.ipynb #04-model-017
 class Attention(nn.Module):
     "Causal multi-head self-attention."
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.n_head, self.dropout = config.n_head, config.dropout
@@ -51,24 +65,40 @@ class Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,  # (B, T, C)
-        attn_mask: torch.Tensor | None = None,  # bool, broadcastable to (B, H, T, S): True where a position may look; `None`: causal
-        cache=None,  # an object whose `append(k, v)` returns all keys and values so far, (B, H, S, D) each
+        # bool, broadcastable to (B, H, T, S): True where a position may look; `None`:
+        # causal
+        attn_mask: torch.Tensor | None = None,
+        # an object whose `append(k, v)` returns all keys and values so far, (B, H, S,
+        # D) each
+        cache=None,
     ) -> torch.Tensor:  # (B, T, C)
         B, T, C = x.shape
-        q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(x).split(C, dim=2))
+        q, k, v = (
+            part.view(B, T, self.n_head, -1).transpose(1, 2)
+            for part in self.c_attn(x).split(C, dim=2)
+        )
         if cache is not None:
             k, v = cache.append(k, v)
         S = k.shape[2]
-        if attn_mask is None and 1 < T < S:  # several new positions after a cache: a triangle at the right end
+        # several new positions after a cache: a triangle at the right end
+        if attn_mask is None and 1 < T < S:
             attn_mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
-        causal = attn_mask is None and T > 1  # one new position may look at everything so far
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=causal,
-                                           dropout_p=self.dropout if self.training else 0.0)
+        # one new position may look at everything so far
+        causal = attn_mask is None and T > 1
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=attn_mask,
+            is_causal=causal,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 # %% ../nbs/04_model.ipynb #04-model-019
 class MLP(nn.Module):
     "Two linear layers, four times as wide in between, applied at each position alone."
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
@@ -80,6 +110,7 @@ class MLP(nn.Module):
 
 class Block(nn.Module):
     "Attention, then MLP; each reads a normalised copy of the stream and adds to it."
+
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
@@ -88,16 +119,20 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, cache=None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, cache=None
+    ) -> torch.Tensor:
         x = x + self.drop(self.attn(self.ln_1(x), attn_mask, cache))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 # %% ../nbs/04_model.ipynb #04-model-021
 class GPT(nn.Module):
     "GPT-2 with tied embeddings. State-dict keys are those of the checkpoint on the Hub (`wte.weight`, `h.0.attn.c_attn.weight`, …)."
+
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config, self.checkpoint_activations = config, False  # True: keep each block's input only, compute the rest again
+        # True: keep each block's input only, compute the rest again
+        self.config, self.checkpoint_activations = config, False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
@@ -107,7 +142,8 @@ class GPT(nn.Module):
     def hidden(
         self,
         input_ids: torch.Tensor,  # int64 (B, T)
-        position_ids: torch.Tensor | None = None,  # int64 (B, T); `None`: counted from the cache's length, or 0
+        # int64 (B, T); `None`: counted from the cache's length, or 0
+        position_ids: torch.Tensor | None = None,
         attn_mask: torch.Tensor | None = None,  # see `Attention.forward`
         caches: list | None = None,  # one cache per block
     ) -> torch.Tensor:  # float (B, T, C): the stream after `ln_f`
@@ -115,21 +151,28 @@ class GPT(nn.Module):
         T, start = input_ids.shape[1], len(caches[0]) if caches else 0
         if position_ids is None:
             if start + T > self.config.n_positions:
-                raise ValueError(f"{start + T} tokens, but the model's context holds {self.config.n_positions}; "
-                                 "shorten the text or use a model with a longer context")
+                raise ValueError(
+                    f"{start + T} tokens, but the model's context holds {self.config.n_positions}; "
+                    "shorten the text or use a model with a longer context"
+                )
             position_ids = torch.arange(start, start + T, device=input_ids.device)
         x = self.drop(self.wte(input_ids) + self.wpe(position_ids))
         forget = self.checkpoint_activations and torch.is_grad_enabled() and not caches
         for i, block in enumerate(self.h):
-            if forget: x = checkpoint(block, x, attn_mask, use_reentrant=False)  # restores dropout's random state, too
-            else: x = block(x, attn_mask, caches[i] if caches else None)
+            # restores dropout's random state, too
+            if forget:
+                x = checkpoint(block, x, attn_mask, use_reentrant=False)
+            else:
+                x = block(x, attn_mask, caches[i] if caches else None)
         return self.ln_f(x)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:  # (..., C) to logits (..., V)
         "Scores for the next token: products with the rows of the tied embedding."
         return F.linear(hidden, self.wte.weight)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # (B, T) to logits (B, T, V)
+    def forward(
+        self, input_ids: torch.Tensor
+    ) -> torch.Tensor:  # (B, T) to logits (B, T, V)
         return self.head(self.hidden(input_ids))
 
 # %% ../nbs/04_model.ipynb #04-model-023

@@ -23,29 +23,52 @@ __all__ = ['HUB_NAMES', 'read_config', 'StoredTensor', 'read_header', 'load_weig
            'save_pretrained']
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-009
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # stored (in, out)
-_BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that some published files contain; not weights
-_OURS = {"model_type": "gpt2", "activation_function": "gelu_new", "tie_word_embeddings": True, "scale_attn_weights": True,
-         "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+# stored (in, out)
+_TRANSPOSED = (
+    "attn.c_attn.weight",
+    "attn.c_proj.weight",
+    "mlp.c_fc.weight",
+    "mlp.c_proj.weight",
+)
+# causal masks that some published files contain; not weights
+_BUFFERS = (".attn.bias", ".attn.masked_bias")
+_OURS = {
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "tie_word_embeddings": True,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
 
 
 def _read_json(path: Path) -> dict:
     try:
         raw = json.loads(path.read_text("utf-8"))
-        if not isinstance(raw, dict): raise ValueError("it holds no object")
+        if not isinstance(raw, dict):
+            raise ValueError("it holds no object")
         return raw
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; a model folder needs config.json and model.safetensors") from None
+        raise ValueError(
+            f"{path}: no such file; a model folder needs config.json and model.safetensors"
+        ) from None
     except (ValueError, RecursionError) as e:
-        raise ValueError(f"{path}: not a JSON file of a model ({e}); fetch or export the model again") from None
+        raise ValueError(
+            f"{path}: not a JSON file of a model ({e}); fetch or export the model again"
+        ) from None
 
 
 def _strange(raw: dict) -> str:
     "The first thing in a `config.json` that our `GPT` does not do; empty if there is none."
     for key, value in _OURS.items():
-        if raw.get(key, value) != value: return f"{key} is {raw[key]!r}, but GPT-2 has {value!r}"
+        if raw.get(key, value) != value:
+            return f"{key} is {raw[key]!r}, but GPT-2 has {value!r}"
     wide = 4 * raw["n_embd"] if isinstance(raw.get("n_embd"), int) else None
-    return f"n_inner is {raw['n_inner']}, but GPT-2 has {wide}" if raw.get("n_inner") not in (None, wide) else ""
+    return (
+        f"n_inner is {raw['n_inner']}, but GPT-2 has {wide}"
+        if raw.get("n_inner") not in (None, wide)
+        else ""
+    )
 
 
 def read_config(
@@ -53,23 +76,35 @@ def read_config(
 ) -> GPTConfig:
     "The shape of a checkpoint."
     raw = _read_json(path := Path(path))
-    if strange := _strange(raw): raise ValueError(f"{path}: {strange}; this loader reads GPT-2 checkpoints")
+    if strange := _strange(raw):
+        raise ValueError(f"{path}: {strange}; this loader reads GPT-2 checkpoints")
     names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     if missing := [n for n in names if n not in raw]:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; need all of {', '.join(names)}")
+        raise ValueError(
+            f"{path}: lacks {', '.join(missing)}; need all of {', '.join(names)}"
+        )
     try:
-        return GPTConfig(**{n: raw[n] for n in names}, layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
-                         initializer_range=raw.get("initializer_range", 0.02))
+        return GPTConfig(
+            **{n: raw[n] for n in names},
+            layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
+            initializer_range=raw.get("initializer_range", 0.02),
+        )
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-009-b
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 @dataclass(frozen=True)
 class StoredTensor:
     "Where a tensor lies in a safetensors file."
+
     path: Path
     dtype: str  # `F32`, `F16`, …
     shape: tuple[int, ...]
@@ -83,7 +118,10 @@ class StoredTensor:
             f.seek(self.start)
             for part in target.split(rows):
                 buffer = torch.empty(part.shape, dtype=dtype)
-                if f.readinto(buffer.view(torch.uint8).numpy()) != buffer.nbytes: raise ValueError(f"{self.path}: ends too early; fetch or export the model again")
+                if f.readinto(buffer.view(torch.uint8).numpy()) != buffer.nbytes:
+                    raise ValueError(
+                        f"{self.path}: ends too early; fetch or export the model again"
+                    )
                 part.copy_(buffer)
 
 
@@ -92,78 +130,151 @@ def read_header(
 ) -> dict[str, StoredTensor]:
     "What is in a checkpoint, without reading the numbers; `ValueError` if the file is not whole."
     try:
-        with safe_open(path, "pt"): pass  # checks header and length
+        with safe_open(path, "pt"):
+            pass  # checks header and length
         with open(path, "rb") as f:
             n = int.from_bytes(f.read(8), "little")
             header = json.loads(f.read(n))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; a model folder needs config.json and model.safetensors") from None
+        raise ValueError(
+            f"{path}: no such file; a model folder needs config.json and model.safetensors"
+        ) from None
     except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path}: not a whole safetensors file ({e}); fetch or export the model again") from None
-    return {name: StoredTensor(Path(path), entry["dtype"], tuple(entry["shape"]), 8 + n + entry["data_offsets"][0])
-            for name, entry in header.items() if name != "__metadata__"}
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({e}); fetch or export the model again"
+        ) from None
+    return {
+        name: StoredTensor(
+            Path(path),
+            entry["dtype"],
+            tuple(entry["shape"]),
+            8 + n + entry["data_offsets"][0],
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-010
 def _weights_path(folder: Path) -> Path:
     "The weights of a model folder: one file, or the list of several."
     for name in ("model.safetensors", "model.safetensors.index.json"):
-        if (folder / name).exists(): return folder / name
+        if (folder / name).exists():
+            return folder / name
     if next(folder.glob("*.bin"), None):
-        raise ValueError(f"{folder}: has its weights as pickle (.bin) only, which can run any program; take a version with model.safetensors")
-    raise ValueError(f"{folder / 'model.safetensors'}: no such file; a model folder needs config.json and model.safetensors")
+        raise ValueError(
+            f"{folder}: has its weights as pickle (.bin) only, which can run any program; take a version with model.safetensors"
+        )
+    raise ValueError(
+        f"{folder / 'model.safetensors'}: no such file; a model folder needs config.json and model.safetensors"
+    )
 
 
 def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
     "All tensors of a file, or of the files that an index lists."
-    if not path.name.endswith(".index.json"): return read_header(path)
+    if not path.name.endswith(".index.json"):
+        return read_header(path)
     listed = _read_json(path).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        raise ValueError(f"{path}: weight_map must name a file for each tensor; fetch or export the model again")
+    if not isinstance(listed, dict) or not all(
+        isinstance(file, str) for file in listed.values()
+    ):
+        raise ValueError(
+            f"{path}: weight_map must name a file for each tensor; fetch or export the model again"
+        )
     files = sorted(set(listed.values()))
-    return {name: tensor for file in files for name, tensor in read_header(path.parent / Path(file).name).items()}
+    return {
+        name: tensor
+        for file in files
+        for name, tensor in read_header(path.parent / Path(file).name).items()
+    }
 
 
 def _same(a: StoredTensor, b: StoredTensor, chunk: int = 1 << 20) -> bool:
     "Do two stored tensors have the same bytes? Read in pieces."
-    if (a.dtype, a.shape) != (b.dtype, b.shape) or a.dtype not in _DTYPES: return False
+    if (a.dtype, a.shape) != (b.dtype, b.shape) or a.dtype not in _DTYPES:
+        return False
     left = math.prod(a.shape) * _DTYPES[a.dtype].itemsize
     with open(a.path, "rb") as f, open(b.path, "rb") as g:
-        f.seek(a.start); g.seek(b.start)
+        f.seek(a.start)
+        g.seek(b.start)
         while left > 0:
             n = min(chunk, left)
-            if f.read(n) != g.read(n): return False
+            if f.read(n) != g.read(n):
+                return False
             left -= n
     return True
 
 
 def load_weights(
     model: GPT,  # filled in place
-    path: str | Path,  # a safetensors file with GPT-2's tensor names, with or without the prefix `transformer.`; or an index of several
+    # a safetensors file with GPT-2's tensor names, with or without the prefix
+    # `transformer.`; or an index of several
+    path: str | Path,
 ) -> GPT:
     "Read a checkpoint into `model`, in pieces; every tensor must be there and fit."
     path, wanted = Path(path), dict(model.named_parameters())
-    stored = {name.removeprefix("transformer."): t for name, t in _stored_tensors(path).items() if not name.endswith(_BUFFERS)}
-    head = stored.pop("lm_head.weight", None)  # in some files: the tied embedding once more
+    stored = {
+        name.removeprefix("transformer."): t
+        for name, t in _stored_tensors(path).items()
+        if not name.endswith(_BUFFERS)
+    }
+    # in some files: the tied embedding once more
+    head = stored.pop("lm_head.weight", None)
     if head and "wte.weight" in stored and not _same(head, stored["wte.weight"]):
-        raise ValueError(f"{path}: lm_head.weight is not wte.weight again, so they are not tied; set tie_word_embeddings to false in config.json")
-    if faults := [f"lacks {n}" for n in wanted if n not in stored] + [f"has unknown {n}" for n in stored if n not in wanted]:
-        raise ValueError(f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; is it a GPT-2 checkpoint of this shape?")
-    places = {name: p.detach().T if name.endswith(_TRANSPOSED) else p.detach() for name, p in wanted.items()}  # as in the file
+        raise ValueError(
+            f"{path}: lm_head.weight is not wte.weight again, so they are not tied; set tie_word_embeddings to false in config.json"
+        )
+    if faults := [f"lacks {n}" for n in wanted if n not in stored] + [
+        f"has unknown {n}" for n in stored if n not in wanted
+    ]:
+        raise ValueError(
+            f"{path}: {'; '.join(faults[:5])}{' …' if len(faults) > 5 else ''}; is it a GPT-2 checkpoint of this shape?"
+        )
+    # as in the file
+    places = {
+        name: p.detach().T if name.endswith(_TRANSPOSED) else p.detach()
+        for name, p in wanted.items()
+    }
     for name, place in places.items():
-        if stored[name].dtype not in _DTYPES: raise ValueError(f"{path}: {name} is of type {stored[name].dtype}; need one of {', '.join(_DTYPES)}")
+        if stored[name].dtype not in _DTYPES:
+            raise ValueError(
+                f"{path}: {name} is of type {stored[name].dtype}; need one of {', '.join(_DTYPES)}"
+            )
         if place.shape != stored[name].shape:
-            raise ValueError(f"{path}: {name} is {stored[name].shape}, but config.json asks for {tuple(place.shape)}; they do not belong together")
-    for name, place in places.items(): stored[name].read_into(place)
+            raise ValueError(
+                f"{path}: {name} is {stored[name].shape}, but config.json asks for {tuple(place.shape)}; they do not belong together"
+            )
+    for name, place in places.items():
+        stored[name].read_into(place)
     return model
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-011-a
-HUB_NAMES = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
-_COMMITS = {"gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e", "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
-            "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519", "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2"}
-_SHA256 = {"gpt2": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
-           "gpt2-xl": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"}
-_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
-             "added_tokens.json", "vocab*", "merges.txt", "*.model", "chat_template*"]
+HUB_NAMES = {
+    name: f"openai-community/{name}"
+    for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+}
+_COMMITS = {
+    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
+    "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
+    "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
+}
+_SHA256 = {
+    "gpt2": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    "gpt2-xl": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+}
+_PATTERNS = [
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+]
 
 
 def verify_sha256(
@@ -173,16 +284,27 @@ def verify_sha256(
     "Check a file once, and remember it; a file with another content is removed, so that nobody takes it for the right one."
     path, kept = Path(path), cache_dir() / "checked"
     stat = path.stat()
-    note = kept / hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {sha256}".encode()).hexdigest()[:24]
-    if note.exists(): return
-    with open(path, "rb") as f: found = hashlib.file_digest(f, "sha256").hexdigest()
+    note = (
+        kept
+        / hashlib.sha256(
+            f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {sha256}".encode()
+        ).hexdigest()[:24]
+    )
+    if note.exists():
+        return
+    with open(path, "rb") as f:
+        found = hashlib.file_digest(f, "sha256").hexdigest()
     if found != sha256:
         target = path.parent / os.readlink(path) if path.is_symlink() else path
         try:
-            target.unlink(); path.unlink(missing_ok=True); what = "it was removed; try again"
+            target.unlink()
+            path.unlink(missing_ok=True)
+            what = "it was removed; try again"
         except OSError:
             what = "delete it and try again"
-        raise ValueError(f"{path}: sha256 {found[:12]}… does not match {sha256[:12]}…, so the download is broken or is another file; {what}")
+        raise ValueError(
+            f"{path}: sha256 {found[:12]}… does not match {sha256[:12]}…, so the download is broken or is another file; {what}"
+        )
     try:
         write_atomic(note, f"{path.resolve()}\n")
     except OSError:
@@ -202,46 +324,89 @@ def _first_line(e: Exception) -> str:
 def _hub_problem(e: Exception) -> str:
     "What went wrong, and what to do about it."
     from huggingface_hub import constants, errors
-    status = next((r.status_code for x in (e, e.__cause__) if (r := getattr(x, "response", None)) is not None), None)
-    if isinstance(e, errors.GatedRepoError): return "its owners want you to agree to their terms; do so on its page, then `hf auth login`, or set HF_TOKEN"
-    if isinstance(e, errors.RepositoryNotFoundError): return "there is no such model, or it is private; check the name, or `hf auth login`"
-    if isinstance(e, errors.RevisionNotFoundError): return "there is no such revision; check what follows the @"
-    if isinstance(e, errors.RemoteEntryNotFoundError): return f"the model there lacks a file ({str(e).strip().splitlines()[-1]}); is it a causal language model?"
-    if status: return f"{constants.ENDPOINT} answered HTTP {status}; wait a minute and try again"
-    if constants.is_offline_mode(): return f"HF_HUB_OFFLINE is set, and the files are not in {constants.HF_HUB_CACHE}; unset it once, or use --model tiny or a folder, which need no network"
-    if isinstance(e, errors.LocalEntryNotFoundError) or type(e).__module__.startswith("httpx"):
+
+    status = next(
+        (
+            r.status_code
+            for x in (e, e.__cause__)
+            if (r := getattr(x, "response", None)) is not None
+        ),
+        None,
+    )
+    if isinstance(e, errors.GatedRepoError):
+        return "its owners want you to agree to their terms; do so on its page, then `hf auth login`, or set HF_TOKEN"
+    if isinstance(e, errors.RepositoryNotFoundError):
+        return "there is no such model, or it is private; check the name, or `hf auth login`"
+    if isinstance(e, errors.RevisionNotFoundError):
+        return "there is no such revision; check what follows the @"
+    if isinstance(e, errors.RemoteEntryNotFoundError):
+        return f"the model there lacks a file ({str(e).strip().splitlines()[-1]}); is it a causal language model?"
+    if status:
+        return (
+            f"{constants.ENDPOINT} answered HTTP {status}; wait a minute and try again"
+        )
+    if constants.is_offline_mode():
+        return f"HF_HUB_OFFLINE is set, and the files are not in {constants.HF_HUB_CACHE}; unset it once, or use --model tiny or a folder, which need no network"
+    if isinstance(e, errors.LocalEntryNotFoundError) or type(e).__module__.startswith(
+        "httpx"
+    ):
         why = str(e.__cause__ or e).strip().splitlines()[:1]
         return f"{constants.ENDPOINT} cannot be reached ({' '.join(why)}); connect to the network and try again, or use --model tiny or a folder, which need none"
-    if isinstance(e, OSError) and e.errno: return f"the cache {constants.HF_HUB_CACHE} cannot be written ({e.strerror}); set HF_HOME to a folder that can"
+    if isinstance(e, OSError) and e.errno:
+        return f"the cache {constants.HF_HUB_CACHE} cannot be written ({e.strerror}); set HF_HOME to a folder that can"
     return f"{_first_line(e)}; try again"
 
 
 def _from_hub(name: str) -> Path:
     "The folder of a model of the Hub, downloaded, and checked where its checksum is known: pinned here, or the name that the cache links to."
-    from huggingface_hub import hf_hub_download, snapshot_download  # imported late: only this way needs it
+    # imported late: only this way needs it
+    from huggingface_hub import hf_hub_download, snapshot_download
+
     repo, _, revision = (HUB_NAMES.get(name) or name.removeprefix("hf:")).partition("@")
     try:
         if name in HUB_NAMES:
-            folder = [Path(hf_hub_download(repo, f, revision=_COMMITS[name])) for f in ("config.json", "model.safetensors")][0].parent
+            folder = [
+                Path(hf_hub_download(repo, f, revision=_COMMITS[name]))
+                for f in ("config.json", "model.safetensors")
+            ][0].parent
         else:
-            folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=_PATTERNS, ignore_patterns=["*/*"]))
-    except Exception as e:  # the library has many kinds of failure; all mean: the files are not here
-        raise ValueError(f"{name}: could not be fetched from the Hugging Face Hub: {_hub_problem(e)}") from e
+            folder = Path(
+                snapshot_download(
+                    repo,
+                    revision=revision or None,
+                    allow_patterns=_PATTERNS,
+                    ignore_patterns=["*/*"],
+                )
+            )
+    except (
+        Exception
+    ) as e:  # the library has many kinds of failure; all mean: the files are not here
+        raise ValueError(
+            f"{name}: could not be fetched from the Hugging Face Hub: {_hub_problem(e)}"
+        ) from e
     for path in sorted(folder.glob("*.safetensors")):
-        if sha256 := _SHA256.get(name) or _announced(path): verify_sha256(path, sha256)
+        if sha256 := _SHA256.get(name) or _announced(path):
+            verify_sha256(path, sha256)
     return folder
 
 
 def find_model(
-    name: str | Path,  # `tiny`, a GPT-2 size, the path of a folder, or `hf:OWNER/NAME`, also with `@REVISION`
+    # `tiny`, a GPT-2 size, the path of a folder, or `hf:OWNER/NAME`, also with
+    # `@REVISION`
+    name: str | Path,
 ) -> Path:  # a folder with `config.json` and weights
     "Where a model's files are; downloads them from the Hub when they are not in the cache."
-    if str(name) == "tiny": return ASSETS / "tiny"
-    if str(name) in HUB_NAMES or str(name).startswith("hf:"): return _from_hub(str(name))
-    if Path(name).is_dir(): return Path(name)
+    if str(name) == "tiny":
+        return ASSETS / "tiny"
+    if str(name) in HUB_NAMES or str(name).startswith("hf:"):
+        return _from_hub(str(name))
+    if Path(name).is_dir():
+        return Path(name)
     known = ", ".join(["tiny", *HUB_NAMES])
-    raise ValueError(f"unknown model {str(name)!r}; choose one of {known}, hf:OWNER/NAME for another model of the Hub, "
-                     "or the path of a folder with config.json and model.safetensors")
+    raise ValueError(
+        f"unknown model {str(name)!r}; choose one of {known}, hf:OWNER/NAME for another model of the Hub, "
+        "or the path of a folder with config.json and model.safetensors"
+    )
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-012
 def byte_characters() -> list[str]:  # 256 characters
@@ -253,37 +418,77 @@ def byte_characters() -> list[str]:  # 256 characters
 
 def _own_tokenizer(folder: Path, vocab_size: int) -> tiktoken.Encoding | None:
     "The tokenizer of GPT-2 or of `tiny`, if it is the one of this folder; `None` if the folder has another."
-    if (table := folder / "vocabulary.tiktoken").exists(): return load_tokenizer(vocab_size, table)
-    settings = _read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    if (table := folder / "vocabulary.tiktoken").exists():
+        return load_tokenizer(vocab_size, table)
+    settings = (
+        _read_json(folder / "tokenizer_config.json")
+        if (folder / "tokenizer_config.json").exists()
+        else {}
+    )
     if (folder / "tokenizer.json").exists():
         raw = _read_json(folder / "tokenizer.json")
-        if not isinstance(raw.get("model"), dict): raise ValueError(f"{folder / 'tokenizer.json'}: has no `model`; fetch or export the model again")
+        if not isinstance(raw.get("model"), dict):
+            raise ValueError(
+                f"{folder / 'tokenizer.json'}: has no `model`; fetch or export the model again"
+            )
         pre, table = raw.get("pre_tokenizer"), raw["model"].get("vocab")
-        plain = isinstance(table, dict) and isinstance(pre, dict) and not raw.get("normalizer") and pre.get("type") == "ByteLevel" and pre.get("use_regex", True)
-        plain = plain and not settings.get("add_prefix_space", pre.get("add_prefix_space"))
-    elif (folder / "vocab.json").exists(): table, plain = _read_json(folder / "vocab.json"), not settings.get("add_prefix_space")
+        plain = (
+            isinstance(table, dict)
+            and isinstance(pre, dict)
+            and not raw.get("normalizer")
+            and pre.get("type") == "ByteLevel"
+            and pre.get("use_regex", True)
+        )
+        plain = plain and not settings.get(
+            "add_prefix_space", pre.get("add_prefix_space")
+        )
+    elif (folder / "vocab.json").exists():
+        table, plain = (
+            _read_json(folder / "vocab.json"),
+            not settings.get("add_prefix_space"),
+        )
     else:
         if vocab_size > GPT2_VOCAB_SIZE:
-            raise ValueError(f"{folder}: vocabulary of {vocab_size}, but GPT-2's tokenizer has {GPT2_VOCAB_SIZE} ids; add the model's tokenizer.json")
+            raise ValueError(
+                f"{folder}: vocabulary of {vocab_size}, but GPT-2's tokenizer has {GPT2_VOCAB_SIZE} ids; add the model's tokenizer.json"
+            )
         return load_tokenizer(vocab_size)
-    if not plain or not 257 <= len(table) <= GPT2_VOCAB_SIZE or {*table.values()} != {*range(len(table))}: return None
-    ours, byte = load_tokenizer(len(table)), {c: b for b, c in enumerate(byte_characters())}
+    if (
+        not plain
+        or not 257 <= len(table) <= GPT2_VOCAB_SIZE
+        or {*table.values()} != {*range(len(table))}
+    ):
+        return None
+    ours, byte = (
+        load_tokenizer(len(table)),
+        {c: b for b, c in enumerate(byte_characters())},
+    )
     *words, last = sorted(table, key=table.get)  # the last is the end token
     eos = settings.get("eos_token") or last
-    if (eos.get("content") if isinstance(eos, dict) else eos) != last: return None
-    same = all(set(w) <= byte.keys() and bytes(map(byte.get, w)) == ours.decode_single_token_bytes(i) for i, w in enumerate(words))
+    if (eos.get("content") if isinstance(eos, dict) else eos) != last:
+        return None
+    same = all(
+        set(w) <= byte.keys()
+        and bytes(map(byte.get, w)) == ours.decode_single_token_bytes(i)
+        for i, w in enumerate(words)
+    )
     return ours if same else None
 
 
 def load_pretrained(
     name: str | Path = "tiny",  # see `find_model`
     device: str | torch.device = "cpu",
-) -> tuple:  # a `GPT` or `TransformersModel`, in evaluation mode and float32; its tokenizer, of tiktoken or a `TransformersTokenizer`
+    # a `GPT` or `TransformersModel`, in evaluation mode and float32; its tokenizer, of
+    # tiktoken or a `TransformersTokenizer`
+) -> tuple:
     "Load a model and the tokenizer that belongs to it."
     folder = find_model(name)
-    if _strange(_read_json(folder / "config.json")): return load_transformers(folder, device)
+    if _strange(_read_json(folder / "config.json")):
+        return load_transformers(folder, device)
     config = read_config(folder / "config.json")
-    tokenizer = _own_tokenizer(folder, config.vocab_size) or load_transformers_tokenizer(folder)
+    tokenizer = _own_tokenizer(
+        folder, config.vocab_size
+    ) or load_transformers_tokenizer(folder)
     with torch.device("meta"):
         model = GPT(config)
     model = load_weights(model.to_empty(device=device), _weights_path(folder))
@@ -295,17 +500,26 @@ def pick_device(
 ) -> str:
     "The device asked for; `auto` takes a GPU if there is one."
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"device {name!r} cannot be used here ({str(e).splitlines()[0]}); use 'auto' or 'cpu'") from None
+        raise ValueError(
+            f"device {name!r} cannot be used here ({str(e).splitlines()[0]}); use 'auto' or 'cpu'"
+        ) from None
     return name
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-018-a
 @dataclass(frozen=True)
 class ModelShape:
     "What the course wants to know of a model; names as in `GPTConfig`."
+
     vocab_size: int
     n_positions: int  # longest context, in tokens
     n_embd: int
@@ -314,6 +528,7 @@ class ModelShape:
 
 class _TheirCache:
     "The keys and values of all layers, in Transformers' own form."
+
     def __init__(self, past):
         self.past = past
 
@@ -326,10 +541,16 @@ class _TheirCache:
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-018-a2
 class TransformersModel(nn.Module):
     "A causal language model of Transformers behind the interface of `GPT`."
+
     def __init__(self, hf: nn.Module):
         super().__init__()
         self.hf, c = hf, hf.config
-        self.config = ModelShape(c.vocab_size, getattr(c, "max_position_embeddings", None) or 2048, c.hidden_size, c.num_hidden_layers)
+        self.config = ModelShape(
+            c.vocab_size,
+            getattr(c, "max_position_embeddings", None) or 2048,
+            c.hidden_size,
+            c.num_hidden_layers,
+        )
         self._accepts = set(inspect.signature(hf.base_model.forward).parameters)
 
     @property
@@ -339,38 +560,64 @@ class TransformersModel(nn.Module):
 
     @checkpoint_activations.setter
     def checkpoint_activations(self, on: bool) -> None:
-        enable = getattr(self.hf, "activation_checkpointing_enable", self.hf.gradient_checkpointing_enable)  # the old name warns
-        if on: enable({"use_reentrant": False})
-        else: self.hf.gradient_checkpointing_disable()
+        # the old name warns
+        enable = getattr(
+            self.hf,
+            "activation_checkpointing_enable",
+            self.hf.gradient_checkpointing_enable,
+        )
+        if on:
+            enable({"use_reentrant": False})
+        else:
+            self.hf.gradient_checkpointing_disable()
 
     def make_caches(self) -> list[_TheirCache]:
         from transformers import DynamicCache
+
         return [_TheirCache(DynamicCache(config=self.hf.config))]
 
-    def hidden(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, attn_mask: torch.Tensor | None = None,
-               caches: list | None = None) -> torch.Tensor:  # (B, T, C)
+    def hidden(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        attn_mask: torch.Tensor | None = None,
+        caches: list | None = None,
+    ) -> torch.Tensor:  # (B, T, C)
         "Everything up to the logits; arguments as in `GPT.hidden`, but padding must be on one side."
         (B, T), start = input_ids.shape, len(caches[0]) if caches else 0
         if start + T > self.config.n_positions:
-            raise ValueError(f"{start + T} tokens, but the model's context holds {self.config.n_positions}; shorten the text")
+            raise ValueError(
+                f"{start + T} tokens, but the model's context holds {self.config.n_positions}; shorten the text"
+            )
         options = {"use_cache": bool(caches)}
         if caches:  # which columns are real: what the last position may see
-            real = input_ids.new_ones(B, start + T) if attn_mask is None else attn_mask[:, 0, -1].long()
+            real = (
+                input_ids.new_ones(B, start + T)
+                if attn_mask is None
+                else attn_mask[:, 0, -1].long()
+            )
             options |= {"past_key_values": caches[0].past, "attention_mask": real}
-            if position_ids is not None and "position_ids" in self._accepts: options["position_ids"] = position_ids
+            if position_ids is not None and "position_ids" in self._accepts:
+                options["position_ids"] = position_ids
         return self.hf.base_model(input_ids, **options).last_hidden_state
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:  # (..., C) to logits (..., V)
         return self.hf.get_output_embeddings()(hidden)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:  # (B, T) to logits (B, T, V)
+    def forward(
+        self, input_ids: torch.Tensor
+    ) -> torch.Tensor:  # (B, T) to logits (B, T, V)
         return self.head(self.hidden(input_ids))
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-018-c
 class TransformersTokenizer:
     "A tokenizer of Transformers with the three things that the course asks of one."
+
     def __init__(self, hf):
-        if hf.eos_token_id is None: raise ValueError("the tokenizer has no end token (eos_token), so an answer could not end; set one in tokenizer_config.json")
+        if hf.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no end token (eos_token), so an answer could not end; set one in tokenizer_config.json"
+            )
         self.hf, self.eot_token, self.n_vocab = hf, hf.eos_token_id, len(hf)
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -383,36 +630,72 @@ class TransformersTokenizer:
 def load_transformers_tokenizer(folder: str | Path) -> TransformersTokenizer:
     "The tokenizer of a folder, by Transformers."
     try:
-        from transformers import AutoTokenizer  # seconds to import, and only this way needs it
-        hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # seconds to import, and only this way needs it
+        from transformers import AutoTokenizer
+
+        hf = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except ImportError as e:
-        raise ValueError(f"{folder}: this model's tokenizer needs a library that is not here ({e}); pip install transformers") from None
+        raise ValueError(
+            f"{folder}: this model's tokenizer needs a library that is not here ({e}); pip install transformers"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ValueError(f"{folder}: no tokenizer that Transformers can load ({_first_line(e)}); add the model's tokenizer.json") from None
+        raise ValueError(
+            f"{folder}: no tokenizer that Transformers can load ({_first_line(e)}); add the model's tokenizer.json"
+        ) from None
     return TransformersTokenizer(hf)
 
 
-def load_transformers(folder: str | Path, device: str | torch.device = "cpu") -> tuple[TransformersModel, TransformersTokenizer]:
+def load_transformers(
+    folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[TransformersModel, TransformersTokenizer]:
     "A folder that holds some other causal language model, and its tokenizer."
     folder, tokenizer = Path(folder), load_transformers_tokenizer(folder)
     _weights_path(folder)
     try:
         from transformers import AutoModelForCausalLM
-        hf, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True,
-                                                        trust_remote_code=False, output_loading_info=True)
+
+        hf, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
         model = TransformersModel(hf.to(device).eval())
-    except (ImportError, OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as e:
-        raise ValueError(f"{folder}: Transformers cannot load it as a causal language model ({_first_line(e)})") from e
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as e:
+        raise ValueError(
+            f"{folder}: Transformers cannot load it as a causal language model ({_first_line(e)})"
+        ) from e
     if lost := [*info["missing_keys"], *info["mismatched_keys"]]:
-        raise ValueError(f"{folder}: lacks {', '.join(map(str, sorted(lost)[:5]))}; its files are not whole or not of this model; fetch them again")
+        raise ValueError(
+            f"{folder}: lacks {', '.join(map(str, sorted(lost)[:5]))}; its files are not whole or not of this model; fetch them again"
+        )
     ids = torch.arange(4, device=device)[None]
-    with torch.no_grad(): gap = (model(ids) - hf(ids).logits).abs().max().item()
+    with torch.no_grad():
+        gap = (model(ids) - hf(ids).logits).abs().max().item()
     if not gap < 1e-3:
-        raise ValueError(f"{folder}: {type(hf).__name__} changes its logits after the output matrix (by {gap:.3g}), which this course's loss leaves out; choose another model")
+        raise ValueError(
+            f"{folder}: {type(hf).__name__} changes its logits after the output matrix (by {gap:.3g}), which this course's loss leaves out; choose another model"
+        )
     return model, tokenizer
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-019
-def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
+def save_tensors(
+    path: str | Path,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str] | None = None,
+) -> Path:
     "Write a safetensors file whole or not at all."
     named, path = Path(path), Path(os.path.realpath(path))  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -420,7 +703,8 @@ def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], metadata: d
     os.close(fd)
     try:
         save_file(tensors, temp, metadata=metadata)
-        with open(temp, "rb+") as f: os.fsync(f.fileno())
+        with open(temp, "rb+") as f:
+            os.fsync(f.fileno())
         os.chmod(temp, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(temp, path)
     except BaseException:
@@ -434,54 +718,113 @@ def _move_saved(save, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temp:
         save(temp)
-        for path in sorted(Path(temp).iterdir(), key=lambda p: (p.name == "config.json", p.name)): os.replace(path, folder / path.name)
+        for path in sorted(
+            Path(temp).iterdir(), key=lambda p: (p.name == "config.json", p.name)
+        ):
+            os.replace(path, folder / path.name)
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-019-b
 def _table(tokenizer: tiktoken.Encoding) -> str:
     "Its tokens in tiktoken's form, one a line: base 64, a blank, the id."
-    tokens = (tokenizer.decode_single_token_bytes(i) for i in range(tokenizer.n_vocab - 1))
-    return "".join(f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens))
+    tokens = (
+        tokenizer.decode_single_token_bytes(i) for i in range(tokenizer.n_vocab - 1)
+    )
+    return "".join(
+        f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)
+    )
 
 
-_TOKENIZER_FILES = ("vocabulary.tiktoken", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+_TOKENIZER_FILES = (
+    "vocabulary.tiktoken",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 def _save_tokenizer(folder: Path, tokenizer, vocab_size: int, n_positions: int) -> None:
     "Write what is needed to find this tokenizer again, and remove what would name another."
     theirs = isinstance(tokenizer, TransformersTokenizer)
-    if not theirs and tokenizer.n_vocab > vocab_size: raise ValueError(f"the tokenizer has {tokenizer.n_vocab} ids, and the model {vocab_size}; they do not belong together")
-    if theirs: files = {}
+    if not theirs and tokenizer.n_vocab > vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.n_vocab} ids, and the model {vocab_size}; they do not belong together"
+        )
+    if theirs:
+        files = {}
     elif tokenizer.n_vocab < vocab_size:  # the model has rows without a token
-        from gpt_course.sharing import tokenizer_files  # imported late: it imports this module
+        # imported late: it imports this module
+        from gpt_course.sharing import tokenizer_files
+
         files = tokenizer_files(tokenizer, n_positions)
-    else: files = {} if tokenizer.name.startswith("gpt2-") else {"vocabulary.tiktoken": _table(tokenizer)}
-    for name, text in files.items(): write_atomic(folder / name, text)
-    if theirs: _move_saved(tokenizer.hf.save_pretrained, folder)
-    for name in _TOKENIZER_FILES[: 1 if theirs else None]:  # Transformers has replaced its own files
-        if name not in files: (folder / name).unlink(missing_ok=True)
+    else:
+        files = (
+            {}
+            if tokenizer.name.startswith("gpt2-")
+            else {"vocabulary.tiktoken": _table(tokenizer)}
+        )
+    for name, text in files.items():
+        write_atomic(folder / name, text)
+    if theirs:
+        _move_saved(tokenizer.hf.save_pretrained, folder)
+    # Transformers has replaced its own files
+    for name in _TOKENIZER_FILES[: 1 if theirs else None]:
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-019-d
 def save_pretrained(
     model: GPT | TransformersModel,
     folder: str | Path,  # gets `model.safetensors` and `config.json`
     dtype: torch.dtype = torch.float32,  # how numbers are stored
-    tokenizer=None,  # as `load_pretrained` returned it; written too, unless it is GPT-2's and has the size of the model's vocabulary, from which it follows
+    # as `load_pretrained` returned it; written too, unless it is GPT-2's and has the
+    # size of the model's vocabulary, from which it follows
+    tokenizer=None,
 ) -> Path:
     "Write a model so that `load_pretrained` and `transformers` read it."
     folder = Path(folder)
-    if lora := [n for n, _ in model.named_parameters() if n.endswith((".lora_A", ".lora_B"))]:
-        raise ValueError(f"the model has LoRA layers ({lora[0]} …), which nobody would read from {folder}; call remove_lora(merge_lora(model)) first, or save_adapter")
-    if tokenizer is not None: _save_tokenizer(folder, tokenizer, model.config.vocab_size, model.config.n_positions)
+    if lora := [
+        n for n, _ in model.named_parameters() if n.endswith((".lora_A", ".lora_B"))
+    ]:
+        raise ValueError(
+            f"the model has LoRA layers ({lora[0]} …), which nobody would read from {folder}; call remove_lora(merge_lora(model)) first, or save_adapter"
+        )
+    if tokenizer is not None:
+        _save_tokenizer(
+            folder, tokenizer, model.config.vocab_size, model.config.n_positions
+        )
     if isinstance(model, TransformersModel):
         hf = model.hf if dtype == torch.float32 else copy.deepcopy(model.hf).to(dtype)
         _move_saved(hf.save_pretrained, folder)
         return folder
     c, eos = model.config, getattr(tokenizer, "eot_token", model.config.vocab_size - 1)
-    tensors = {name: (p.T if name.endswith(_TRANSPOSED) else p).detach().to("cpu", dtype).contiguous() for name, p in model.named_parameters()}
+    tensors = {
+        name: (p.T if name.endswith(_TRANSPOSED) else p)
+        .detach()
+        .to("cpu", dtype)
+        .contiguous()
+        for name, p in model.named_parameters()
+    }
     save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    write_json(folder / "config.json", {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": c.vocab_size, "n_positions": c.n_positions,
-        "n_embd": c.n_embd, "n_layer": c.n_layer, "n_head": c.n_head, "activation_function": "gelu_new",
-        "layer_norm_epsilon": c.layer_norm_epsilon, "initializer_range": c.initializer_range, "embd_pdrop": c.dropout,
-        "attn_pdrop": c.dropout, "resid_pdrop": c.dropout, "bos_token_id": eos, "eos_token_id": eos, "tie_word_embeddings": True})
+    write_json(
+        folder / "config.json",
+        {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "vocab_size": c.vocab_size,
+            "n_positions": c.n_positions,
+            "n_embd": c.n_embd,
+            "n_layer": c.n_layer,
+            "n_head": c.n_head,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": c.layer_norm_epsilon,
+            "initializer_range": c.initializer_range,
+            "embd_pdrop": c.dropout,
+            "attn_pdrop": c.dropout,
+            "resid_pdrop": c.dropout,
+            "bos_token_id": eos,
+            "eos_token_id": eos,
+            "tie_word_embeddings": True,
+        },
+    )
     return folder

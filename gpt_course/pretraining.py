@@ -14,7 +14,14 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from .batching import TINY_VOCAB_SIZE, load_tokenizer
 from .dataset import write_atomic
-from .encyclopedia import FOCUS_ROWS, MIXTURE, Encyclopedia, documents, limit_rows, read_encyclopedia
+from gpt_course.encyclopedia import (
+    FOCUS_ROWS,
+    MIXTURE,
+    Encyclopedia,
+    documents,
+    limit_rows,
+    read_encyclopedia,
+)
 from .finetuning import load_checkpoint, save_checkpoint
 from .model import GPT, GPTConfig, count_parameters, init_weights
 from .pretrained import find_model, load_pretrained, save_pretrained
@@ -36,66 +43,104 @@ def encode_documents(
         ids = tokenizer.encode_ordinary(doc) + [eos]
         out.append(np.array(ids, dtype=np.uint16))
         n += len(ids)
-        if n >= n_tokens: break
+        if n >= n_tokens:
+            break
     return np.concatenate(out)[:n_tokens]
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-008-a
 def orthogonalise(
     matrices: torch.Tensor,  # float32 (N, rows, columns)
     steps: int = 5,
-    dtype: torch.dtype = torch.float32,  # bfloat16 is exact enough, and faster on processors that have instructions for it
-) -> torch.Tensor:  # float32, the same shape: singular vectors kept, singular values all about 1
+    # bfloat16 is exact enough, and faster on processors that have instructions for it
+    dtype: torch.dtype = torch.float32,
+    # float32, the same shape: singular vectors kept, singular values all about 1
+) -> torch.Tensor:
     "The nearest orthogonal matrices, roughly: a polynomial that pushes every singular value towards 1, `steps` times (Newton-Schulz)."
-    X = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)  # now no singular value is above 1
-    if tall := X.shape[1] > X.shape[2]: X = X.mT.contiguous()
+    # now no singular value is above 1
+    X = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
+    if tall := X.shape[1] > X.shape[2]:
+        X = X.mT.contiguous()
     for _ in range(steps):
         A = X @ X.mT
         B = torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315)
-        X = torch.baddbmm(X, B, X, beta=3.4445)  # 3.4445 X - 4.7750 XX'X + 2.0315 XX'XX'X: coefficients of Jordan et al.
+        # 3.4445 X - 4.7750 XX'X + 2.0315 XX'XX'X: coefficients of Jordan et al.
+        X = torch.baddbmm(X, B, X, beta=3.4445)
     return (X.mT if tall else X).float()
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-008-c
 class Muon(torch.optim.Optimizer):
     "Momentum whose update of each matrix is made orthogonal, so that all its directions move equally far (Jordan et al. 2024)."
+
     def __init__(
         self,
         params,  # matrices only; those of one shape are computed together
-        lr: float = 2e-3,  # steps as large as AdamW's with the same rate (Liu et al. 2025, arXiv 2502.16982)
+        # steps as large as AdamW's with the same rate (Liu et al. 2025, arXiv
+        # 2502.16982)
+        lr: float = 2e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         bf16: bool = False,  # orthogonalise in bfloat16
     ):
-        super().__init__(list(params), dict(lr=lr, weight_decay=weight_decay, momentum=momentum, bf16=bf16))
+        super().__init__(
+            list(params),
+            dict(lr=lr, weight_decay=weight_decay, momentum=momentum, bf16=bf16),
+        )
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[torch.Tensor]] = {}
-            for p in group["params"]: by_shape.setdefault(p.shape, []).append(p)
+            for p in group["params"]:
+                by_shape.setdefault(p.shape, []).append(p)
             for shape, ps in by_shape.items():
                 for p in ps:
-                    if not self.state[p]: self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                    p.grad.lerp_(self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"]), group["momentum"])  # Nesterov
-                for p, update in zip(ps, orthogonalise(torch.stack([p.grad for p in ps]), dtype=torch.bfloat16 if group["bf16"] else torch.float32)):
+                    if not self.state[p]:
+                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                    # Nesterov
+                    p.grad.lerp_(
+                        self.state[p]["momentum_buffer"].lerp_(
+                            p.grad, 1 - group["momentum"]
+                        ),
+                        group["momentum"],
+                    )
+                for p, update in zip(
+                    ps,
+                    orthogonalise(
+                        torch.stack([p.grad for p in ps]),
+                        dtype=torch.bfloat16 if group["bf16"] else torch.float32,
+                    ),
+                ):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-009
 def lr_at(step: int, steps: int, lr: float, warmup: int, decay: int) -> float:
     "Warm up, stay, decay to zero: 'stay' lets a run be prolonged without having planned its end."
-    if step < warmup: return lr * (step + 1) / warmup
+    if step < warmup:
+        return lr * (step + 1) / warmup
     return lr * min(1.0, (steps - step) / max(decay, 1))
 
 
-def make_optimizers(model: GPT, lr: float, muon: bool, weight_decay: float = 0.1, bf16: bool = False) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: GPT, lr: float, muon: bool, weight_decay: float = 0.1, bf16: bool = False
+) -> list[torch.optim.Optimizer]:
     "AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest."
-    matrices = [p for n, p in model.named_parameters() if n.startswith("h.") and p.ndim == 2]
-    tables = [p for n, p in model.named_parameters() if not n.startswith("h.") and p.ndim == 2]
+    matrices = [
+        p for n, p in model.named_parameters() if n.startswith("h.") and p.ndim == 2
+    ]
+    tables = [
+        p for n, p in model.named_parameters() if not n.startswith("h.") and p.ndim == 2
+    ]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    adam = [dict(params=tables, weight_decay=0.0), dict(params=vectors, weight_decay=0.0)]
-    if not muon: adam.append(dict(params=matrices, weight_decay=weight_decay))
+    adam = [
+        dict(params=tables, weight_decay=0.0),
+        dict(params=vectors, weight_decay=0.0),
+    ]
+    if not muon:
+        adam.append(dict(params=matrices, weight_decay=weight_decay))
     out = [torch.optim.AdamW(adam, lr=lr, betas=(0.9, 0.95), fused=True)]
-    if muon: out.append(Muon(matrices, lr, weight_decay, bf16=bf16))
+    if muon:
+        out.append(Muon(matrices, lr, weight_decay, bf16=bf16))
     return out
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-012
@@ -108,8 +153,11 @@ def pretrain(
     warmup: int = 100,  # steps
     decay: int = 0,  # steps at the end in which the learning rate falls to 0
     muon: bool = True,
-    compiled: bool = False,  # `torch.compile`: a quarter faster, but needs a C++ compiler
-    bf16: bool = False,  # matrix products in bfloat16: faster on processors that have instructions for it, see `bf16_fault`
+    # `torch.compile`: a quarter faster, but needs a C++ compiler
+    compiled: bool = False,
+    # matrix products in bfloat16: faster on processors that have instructions for it,
+    # see `bf16_fault`
+    bf16: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 250,
     progress: bool = True,
@@ -118,39 +166,80 @@ def pretrain(
     "Next-token prediction over `ids`, in order; goes on from `checkpoint` if that exists."
     T, opts = model.config.n_positions, make_optimizers(model, lr, muon, bf16=bf16)
     span, rows, last = batch_size * T, [], steps if until is None else min(until, steps)
-    if last * span + 1 > len(ids): raise ValueError(f"{len(ids):,} tokens are too few for {last} steps of {span}; need {last * span + 1:,}")
-    settings = dict(batch_size=batch_size, lr=lr, warmup=warmup, muon=muon, compiled=compiled, bf16=bf16)  # steps and decay may change
+    if last * span + 1 > len(ids):
+        raise ValueError(
+            f"{len(ids):,} tokens are too few for {last} steps of {span}; need {last * span + 1:,}"
+        )
+    # steps and decay may change
+    settings = dict(
+        batch_size=batch_size,
+        lr=lr,
+        warmup=warmup,
+        muon=muon,
+        compiled=compiled,
+        bf16=bf16,
+    )
     digest = lambda n: hashlib.sha256(ids[: n * span].tobytes()).hexdigest()
     if checkpoint and Path(checkpoint).exists():
         state = load_checkpoint(checkpoint, model, opts)
         rows = state["rows"]
         if (old := {"bf16": False} | state.get("settings", settings)) != settings:
-            raise ValueError(f"{checkpoint}: was made with {old}, now {settings}; resume with the same, or choose another directory")
-        if len(rows) > last: raise ValueError(f"{checkpoint}: has {len(rows)} steps, more than the {last} asked for; ask for more, or choose another directory")
+            raise ValueError(
+                f"{checkpoint}: was made with {old}, now {settings}; resume with the same, or choose another directory"
+            )
+        if len(rows) > last:
+            raise ValueError(
+                f"{checkpoint}: has {len(rows)} steps, more than the {last} asked for; ask for more, or choose another directory"
+            )
         if state.get("read") not in (None, digest(len(rows))):
-            raise ValueError(f"{checkpoint}: was made from another text; use the same seed and data, or another directory")
+            raise ValueError(
+                f"{checkpoint}: was made from another text; use the same seed and data, or another directory"
+            )
+
     def loss_of(x, y):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16): logits = model(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logits = model(x)
         return F.cross_entropy(logits.float().flatten(0, 1), y)
-    if compiled: loss_of = torch.compile(loss_of)
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
     exact = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # else compiled code adds the gradients of `wte` in whatever order two threads come
-    bar = tqdm(total=last, initial=len(rows), disable=not progress, desc="pretraining", unit="step", mininterval=5)
+    # else compiled code adds the gradients of `wte` in whatever order two threads come
+    torch.use_deterministic_algorithms(True)
+    bar = tqdm(
+        total=last,
+        initial=len(rows),
+        disable=not progress,
+        desc="pretraining",
+        unit="step",
+        mininterval=5,
+    )
     model.train()
     for step in range(len(rows), last):
-        chunk = torch.from_numpy(ids[step * span : (step + 1) * span + 1].astype(np.int64))
+        chunk = torch.from_numpy(
+            ids[step * span : (step + 1) * span + 1].astype(np.int64)
+        )
         now = lr_at(step, steps, lr, warmup, decay)
         loss = loss_of(chunk[:-1].view(batch_size, T), chunk[1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
-            for group in opt.param_groups: group["lr"] = now
+            for group in opt.param_groups:
+                group["lr"] = now
             opt.step()
             opt.zero_grad(set_to_none=True)
-        rows.append(dict(step=step + 1, tokens_seen=(step + 1) * span, loss=loss.item(), lr=now))
-        bar.update(); bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
+        rows.append(
+            dict(step=step + 1, tokens_seen=(step + 1) * span, loss=loss.item(), lr=now)
+        )
+        bar.update()
+        bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
         if checkpoint and ((step + 1) % checkpoint_every == 0 or step + 1 == last):
-            save_checkpoint(checkpoint, model, opts, {"rows": rows, "settings": settings, "read": digest(len(rows))})
+            save_checkpoint(
+                checkpoint,
+                model,
+                opts,
+                {"rows": rows, "settings": settings, "read": digest(len(rows))},
+            )
     torch.use_deterministic_algorithms(exact)
     model.eval()
     bar.close()
@@ -161,29 +250,45 @@ def carry_over(
     model: GPT,
     old,  # the tokenizer that `model` was trained with
     new,  # the one that it is to use from now on
-) -> GPT:  # another model: its `wte` has a row for each token of `new`, all else is the same
+    # another model: its `wte` has a row for each token of `new`, all else is the same
+) -> GPT:
     "Change the vocabulary of a trained model: what is a token in both keeps its row of `wte`, a new token begins as the mean of its old pieces."
+
     def in_old(piece: bytes) -> list[int]:
-        try: return old.encode_ordinary(piece.decode())
-        except UnicodeDecodeError: return [old.encode_single_token(bytes([b])) for b in piece]  # part of a character
+        try:
+            return old.encode_ordinary(piece.decode())
+        except UnicodeDecodeError:
+            return [
+                old.encode_single_token(bytes([b])) for b in piece
+            ]  # part of a character
+
     wte = model.wte.weight.detach()
-    rows = [wte[in_old(new.decode_single_token_bytes(i))].mean(0) for i in range(new.n_vocab - 1)] + [wte[old.eot_token]]
+    rows = [
+        wte[in_old(new.decode_single_token_bytes(i))].mean(0)
+        for i in range(new.n_vocab - 1)
+    ] + [wte[old.eot_token]]
     out = GPT(replace(model.config, vocab_size=new.n_vocab))
     out.load_state_dict(model.state_dict() | {"wte.weight": torch.stack(rows)})
     return out
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-018
-TINY = GPTConfig(vocab_size=TINY_VOCAB_SIZE, n_positions=256, n_embd=256, n_layer=8, n_head=8)
+TINY = GPTConfig(
+    vocab_size=TINY_VOCAB_SIZE, n_positions=256, n_embd=256, n_layer=8, n_head=8
+)
 
 
 def part_documents(
     enc: Encyclopedia,
     seed: int,
-    focus_rows: int = FOCUS_ROWS,  # rows a table, where its header asks for no other number; 0: the whole world
-    sheets: float = 0.0,  # practice sheets for each other document, see the next lecture
+    # rows a table, where its header asks for no other number; 0: the whole world
+    focus_rows: int = FOCUS_ROWS,
+    # practice sheets for each other document, see the next lecture
+    sheets: float = 0.0,
 ) -> Iterator[str]:
     "The endless documents that a part of the long run reads from."
-    mixture = MIXTURE | {sheet_document: sheets * sum(MIXTURE.values())} if sheets else None
+    mixture = (
+        MIXTURE | {sheet_document: sheets * sum(MIXTURE.values())} if sheets else None
+    )
     return documents(limit_rows(enc, focus_rows) if focus_rows else enc, seed, mixture)
 
 
@@ -196,45 +301,113 @@ def make_text(
     sheets: float = 0.0,
 ) -> np.ndarray:  # uint16 (n_tokens,)
     "The text of a part of the long run."
-    return encode_documents(part_documents(enc, seed, focus_rows, sheets), tokenizer, n_tokens)
+    return encode_documents(
+        part_documents(enc, seed, focus_rows, sheets), tokenizer, n_tokens
+    )
 
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-018-b
 def main(argv: list[str] | None = None) -> None:
     "A part of the long run: `python -m gpt_course.pretraining --out DIR`; interrupted, the same command goes on."
-    p = argparse.ArgumentParser(prog="python -m gpt_course.pretraining", description=main.__doc__)
-    p.add_argument("--out", required=True, help="directory for checkpoint, log and weights")
-    p.add_argument("--start", help="model folder to go on from; without it, from random weights")
+    p = argparse.ArgumentParser(
+        prog="python -m gpt_course.pretraining", description=main.__doc__
+    )
+    p.add_argument(
+        "--out", required=True, help="directory for checkpoint, log and weights"
+    )
+    p.add_argument(
+        "--start", help="model folder to go on from; without it, from random weights"
+    )
     p.add_argument("--steps", type=int, default=12000)
-    p.add_argument("--until", type=int, help="stop after this step, with what has been learned, as if the time were up")
-    p.add_argument("--warmup", type=int, default=100, help="steps at the beginning with a rising learning rate")
-    p.add_argument("--decay", type=int, default=3000, help="steps at the end with a falling learning rate")
+    p.add_argument(
+        "--until",
+        type=int,
+        help="stop after this step, with what has been learned, as if the time were up",
+    )
+    p.add_argument(
+        "--warmup",
+        type=int,
+        default=100,
+        help="steps at the beginning with a rising learning rate",
+    )
+    p.add_argument(
+        "--decay",
+        type=int,
+        default=3000,
+        help="steps at the end with a falling learning rate",
+    )
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--focus-rows", type=int, default=FOCUS_ROWS, help="rows of each table in the smaller world; 0: the whole world")
-    p.add_argument("--sheets", type=float, default=0.0, help="practice sheets for each other document")
-    p.add_argument("--compiled", action="store_true", help="with torch.compile: faster, needs a C++ compiler")
-    p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: faster where the processor has instructions for it")
+    p.add_argument(
+        "--focus-rows",
+        type=int,
+        default=FOCUS_ROWS,
+        help="rows of each table in the smaller world; 0: the whole world",
+    )
+    p.add_argument(
+        "--sheets",
+        type=float,
+        default=0.0,
+        help="practice sheets for each other document",
+    )
+    p.add_argument(
+        "--compiled",
+        action="store_true",
+        help="with torch.compile: faster, needs a C++ compiler",
+    )
+    p.add_argument(
+        "--bf16",
+        action="store_true",
+        help="matrix products in bfloat16: faster where the processor has instructions for it",
+    )
     a = p.parse_args(argv)
     for name in ("steps", "until", "batch_size"):
-        if (value := getattr(a, name)) is not None and value < 1: p.error(f"--{name.replace('_', '-')} is {value}; need at least 1")
+        if (value := getattr(a, name)) is not None and value < 1:
+            p.error(f"--{name.replace('_', '-')} is {value}; need at least 1")
     if a.start:  # its log is needed at the end, so ask for it now
         a.start = find_model(a.start)
         for name in ("pretraining.json", "log.csv"):
-            if not (a.start / name).is_file(): p.error(f"{a.start / name}: no such file; --start needs a folder that an earlier part has left")
+            if not (a.start / name).is_file():
+                p.error(
+                    f"{a.start / name}: no such file; --start needs a folder that an earlier part has left"
+                )
     out, tokenizer = Path(a.out), load_tokenizer(TINY.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
-    ids = make_text(read_encyclopedia(), tokenizer, min(a.until or a.steps, a.steps) * a.batch_size * TINY.n_positions + 1, a.seed, a.focus_rows, a.sheets)
+    ids = make_text(
+        read_encyclopedia(),
+        tokenizer,
+        min(a.until or a.steps, a.steps) * a.batch_size * TINY.n_positions + 1,
+        a.seed,
+        a.focus_rows,
+        a.sheets,
+    )
     digest = hashlib.sha256(ids.tobytes()).hexdigest()
     print(f"{len(ids):,} tokens, sha256 {digest}", flush=True)
     model = init_weights(GPT(TINY), a.seed)
     if a.start:
         model, old = load_pretrained(a.start)
-        if old.token_byte_values() != tokenizer.token_byte_values(): model = carry_over(model, old, tokenizer)
-    rows = pretrain(model, ids, a.steps, a.batch_size, a.lr, a.warmup, a.decay, compiled=a.compiled, bf16=a.bf16, checkpoint=out / "checkpoint.safetensors", until=a.until)
+        if old.token_byte_values() != tokenizer.token_byte_values():
+            model = carry_over(model, old, tokenizer)
+    rows = pretrain(
+        model,
+        ids,
+        a.steps,
+        a.batch_size,
+        a.lr,
+        a.warmup,
+        a.decay,
+        compiled=a.compiled,
+        bf16=a.bf16,
+        checkpoint=out / "checkpoint.safetensors",
+        until=a.until,
+    )
     save_pretrained(model, out / "tiny", torch.float16, tokenizer)
     part = {k: v for k, v in vars(a).items() if k not in ("out", "start")} | {
-        "tokens": len(ids), "text_sha256": digest, "parameters": count_parameters(model), "torch": torch.__version__}
+        "tokens": len(ids),
+        "text_sha256": digest,
+        "parameters": count_parameters(model),
+        "torch": torch.__version__,
+    }
     _write_log(out / "tiny", a.start, part, rows)
 
 
@@ -242,12 +415,23 @@ def _write_log(folder: Path, start: str | None, part: dict, rows: list[dict]) ->
     "`pretraining.json` with the settings of all parts, `log.csv` with their losses, every twentieth step."
     parts, log, read = [], "part,step,tokens_seen,loss,lr\n", 0
     if start:
-        parts = json.loads((Path(start) / "pretraining.json").read_text("utf-8"))["parts"]
-        log, read = (Path(start) / "log.csv").read_text("utf-8"), sum(p["tokens"] for p in parts)
-    log += "".join(f"{len(parts) + 1},{r['step']},{read + r['tokens_seen']},{r['loss']:.4f},{r['lr']:.6f}\n"
-                   for r in rows if r["step"] % 20 == 0 or r["step"] == 1)
+        parts = json.loads((Path(start) / "pretraining.json").read_text("utf-8"))[
+            "parts"
+        ]
+        log, read = (
+            (Path(start) / "log.csv").read_text("utf-8"),
+            sum(p["tokens"] for p in parts),
+        )
+    log += "".join(
+        f"{len(parts) + 1},{r['step']},{read + r['tokens_seen']},{r['loss']:.4f},{r['lr']:.6f}\n"
+        for r in rows
+        if r["step"] % 20 == 0 or r["step"] == 1
+    )
     write_atomic(folder / "log.csv", log)
-    write_atomic(folder / "pretraining.json", json.dumps({"parts": parts + [part]}, indent=2) + "\n")
+    write_atomic(
+        folder / "pretraining.json",
+        json.dumps({"parts": parts + [part]}, indent=2) + "\n",
+    )
 
 
 if __name__ == "__main__" and "__file__" in globals():
@@ -256,7 +440,10 @@ if __name__ == "__main__" and "__file__" in globals():
 # %% ../nbs/16_pretraining.ipynb #16-pretraining-020-b
 def mean_weights(one: GPT, other: GPT) -> GPT:  # a third model
     "The model half-way between two of one shape, the second of which was trained on from the first (Izmailov et al. 2018; Wortsman et al. 2022)."
-    if one.config != other.config: raise ValueError(f"two shapes, {one.config} and {other.config}; only models of one shape have a mean")
+    if one.config != other.config:
+        raise ValueError(
+            f"two shapes, {one.config} and {other.config}; only models of one shape have a mean"
+        )
     a, b = one.state_dict(), other.state_dict()
     out = GPT(one.config)
     out.load_state_dict({name: (a[name] + b[name]) / 2 for name in a})

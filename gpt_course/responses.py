@@ -18,6 +18,7 @@ __all__ = ['Response', 'encode_prompts', 'respond', 'compare_responses', 'respon
 @dataclass(frozen=True)
 class Response:
     "An answer, and whether the model ended it itself."
+
     text: str  # without blanks at the ends
     ended: bool  # False: it was cut at `max_new_tokens` or at the end of the context
 
@@ -29,9 +30,15 @@ def encode_prompts(
 ) -> list[list[int]]:
     "Prompt ids as in training; `ValueError` names records whose prompt leaves no room for an answer, five at most."
     prompts = [tokenizer.encode_ordinary(render_prompt(r)) for r in records]
-    if bad := [f"record {i} has {len(p)}" for i, p in enumerate(prompts, 1) if len(p) >= context]:
-        raise ValueError(f"prompts too long: {', '.join(bad[:5])}{' …' if len(bad) > 5 else ''} tokens; the model's context is {context} and must "
-                         "also hold the answer; shorten the instruction or input, or use a model with a longer context")
+    if bad := [
+        f"record {i} has {len(p)}"
+        for i, p in enumerate(prompts, 1)
+        if len(p) >= context
+    ]:
+        raise ValueError(
+            f"prompts too long: {', '.join(bad[:5])}{' …' if len(bad) > 5 else ''} tokens; the model's context is {context} and must "
+            "also hold the answer; shorten the instruction or input, or use a model with a longer context"
+        )
     return prompts
 
 
@@ -48,21 +55,48 @@ def respond(
 ) -> list[Response]:  # in the order of `records`
     "Answers of a model to instruction records."
     prompts = encode_prompts(records, tokenizer, model.config.n_positions)
-    out = generate(model, prompts, max_new_tokens, tokenizer.eot_token, temperature, top_k, top_p, seed, batch_size)
-    return [Response(tokenizer.decode([t for t in g.ids if t < tokenizer.n_vocab]).strip(), g.ended) for g in out]
+    out = generate(
+        model,
+        prompts,
+        max_new_tokens,
+        tokenizer.eot_token,
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        batch_size,
+    )
+    return [
+        Response(
+            tokenizer.decode([t for t in g.ids if t < tokenizer.n_vocab]).strip(),
+            g.ended,
+        )
+        for g in out
+    ]
 
 # %% ../nbs/09_responses.ipynb #09-responses-012
 def compare_responses(
     records: list[dict[str, str]],
     before: list[Response] | list[str],
     after: list[Response] | list[str],
-) -> list[dict[str, str]]:  # `instruction`, `input`, `output`, `response_before`, `response`
+    # `instruction`, `input`, `output`, `response_before`, `response`
+) -> list[dict[str, str]]:
     "The test records with both answers, as they are written to `responses.json`."
     if not len(records) == len(before) == len(after):
-        raise ValueError(f"{len(records)} records, {len(before)} answers before and {len(after)} after; need one of each per record")
+        raise ValueError(
+            f"{len(records)} records, {len(before)} answers before and {len(after)} after; need one of each per record"
+        )
     text = lambda r: r.text if isinstance(r, Response) else r
-    return [{"instruction": r["instruction"], "input": r.get("input", ""), "output": r["output"], "response_before": text(b), "response": text(a)}
-            for r, b, a in zip(records, before, after)]
+    return [
+        {
+            "instruction": r["instruction"],
+            "input": r.get("input", ""),
+            "output": r["output"],
+            "response_before": text(b),
+            "response": text(a),
+        }
+        for r, b, a in zip(records, before, after)
+    ]
 
 
 def responses_table(
@@ -72,5 +106,17 @@ def responses_table(
 ) -> Drawing:
     "Instruction, wanted answer, answer before and after, side by side."
     cut = lambda s: s if len(s) <= longest else s[:longest] + " …"
-    rows = [[cut(f"{r['instruction']}\n{r['input']}".strip()), cut(r["output"]), cut(r["response_before"]), cut(r["response"])] for r in compared[:n]]
-    return table_view(["instruction", "wanted", "before", "after"], rows, alt=f"{len(rows)} test records with the answers before and after fine-tuning.")
+    rows = [
+        [
+            cut(f"{r['instruction']}\n{r['input']}".strip()),
+            cut(r["output"]),
+            cut(r["response_before"]),
+            cut(r["response"]),
+        ]
+        for r in compared[:n]
+    ]
+    return table_view(
+        ["instruction", "wanted", "before", "after"],
+        rows,
+        alt=f"{len(rows)} test records with the answers before and after fine-tuning.",
+    )

@@ -19,17 +19,43 @@ Maker = Callable[[Random, dict], Row]
 GENERATORS: dict[str, Maker] = {}
 
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten".split()
-OBJECT_FORM = {"he": "him", "she": "her", "they": "them", "I": "me", "we": "us", "it": "it", "you": "you"}
+OBJECT_FORM = {
+    "he": "him",
+    "she": "her",
+    "they": "them",
+    "I": "me",
+    "we": "us",
+    "it": "it",
+    "you": "you",
+}
 POSSESSIVE = {"he": "his", "she": "her", "they": "their"}
-NOT_SHORT = {"do": "don't", "does": "doesn't", "did": "didn't", "will": "won't", "is": "isn't", "are": "aren't",
-             "was": "wasn't", "were": "weren't", "has": "hasn't", "have": "haven't"}
-AFTER_PRONOUN = {"am": "'m", "is": "'s", "are": "'re", "will": "'ll", "has": "'s", "have": "'ve"}
+NOT_SHORT = {
+    "do": "don't",
+    "does": "doesn't",
+    "did": "didn't",
+    "will": "won't",
+    "is": "isn't",
+    "are": "aren't",
+    "was": "wasn't",
+    "were": "weren't",
+    "has": "hasn't",
+    "have": "haven't",
+}
+AFTER_PRONOUN = {
+    "am": "'m",
+    "is": "'s",
+    "are": "'re",
+    "will": "'ll",
+    "has": "'s",
+    "have": "'ve",
+}
 SMALL_WORDS = set("a an the of in on for and with under".split())
 SINGULAR_PRONOUNS = ("he", "she", "it")
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-009
 class Noun(NamedTuple):
     """A noun of the lexicon; a substance such as bread has no plural."""
+
     singular: str
     plural: str
     adjectives: list[str]
@@ -38,6 +64,7 @@ class Noun(NamedTuple):
 
 class Phrase(NamedTuple):
     """A noun phrase as it stands inside a sentence; plural tells the form of the verb, so I and you count as plural."""
+
     text: str
     plural: bool
     pronoun: str
@@ -48,6 +75,7 @@ class Phrase(NamedTuple):
 
 class Verb(NamedTuple):
     """A verb with its forms and what goes with it."""
+
     base: str
     third: str
     past: str
@@ -61,6 +89,7 @@ class Verb(NamedTuple):
 # %% ../nbs/14_sentences.ipynb #14-sentences-010
 class Clause(NamedTuple):
     """The parts of a simple sentence; object, place and time may be empty."""
+
     subject: Phrase
     verb: Verb
     object: Phrase
@@ -81,7 +110,10 @@ def read_sections(path) -> dict[str, list[list[str]]]:
     sections: dict[str, list[list[str]]] = {}
     with open(path, encoding="utf-8") as lines:
         for n, line in enumerate(map(str.rstrip, lines), 1):
-            if not sections and line and line[0] not in "[#": raise ValueError(f"{path}, line {n}: {line!r} stands before the first [section]")
+            if not sections and line and line[0] not in "[#":
+                raise ValueError(
+                    f"{path}, line {n}: {line!r} stands before the first [section]"
+                )
             if line.startswith("["):
                 rows = sections.setdefault(line.strip("[]"), [])
             elif line and not line.startswith("#"):
@@ -93,15 +125,29 @@ def read_lexicon(path) -> dict:
     """Read the word lists; adds indexes of nouns, verbs and categories to the plain sections."""
     lexicon: dict = read_sections(path)
     person_adjectives = [row[0] for row in lexicon["person_adjectives"]]
-    persons = [Noun(one, many, person_adjectives, pronoun)
-               for one, many, pronoun in lexicon["persons"] + lexicon["more_persons"]]
-    things = [Noun(one, "" if many == "-" else many, cell_list(adjectives), "it")
-              for one, many, adjectives in lexicon["animals"] + lexicon["nouns"]]
+    persons = [
+        Noun(one, many, person_adjectives, pronoun)
+        for one, many, pronoun in lexicon["persons"] + lexicon["more_persons"]
+    ]
+    things = [
+        Noun(one, "" if many == "-" else many, cell_list(adjectives), "it")
+        for one, many, adjectives in lexicon["animals"] + lexicon["nouns"]
+    ]
     lexicon["noun_index"] = {noun.singular: noun for noun in persons + things}
-    for name, section in (("with_object", "verbs_transitive"), ("without_object", "verbs_intransitive")):
-        lexicon[name] = [Verb(*row[:5], *map(cell_list, row[5:8]), row[8]) for row in lexicon[section]]
-    lexicon["groups"] = {name: cell_list(words) for name, words in lexicon["categories"]}
-    lexicon["overlap_index"] = {name: cell_list(others) for name, others in lexicon["overlaps"]}
+    for name, section in (
+        ("with_object", "verbs_transitive"),
+        ("without_object", "verbs_intransitive"),
+    ):
+        lexicon[name] = [
+            Verb(*row[:5], *map(cell_list, row[5:8]), row[8])
+            for row in lexicon[section]
+        ]
+    lexicon["groups"] = {
+        name: cell_list(words) for name, words in lexicon["categories"]
+    }
+    lexicon["overlap_index"] = {
+        name: cell_list(others) for name, others in lexicon["overlaps"]
+    }
     return lexicon
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-015
@@ -118,7 +164,11 @@ def generator(make: Maker) -> Maker:
 
 def article(text: str) -> str:
     """The indefinite article that fits the text."""
-    return "an" if re.match(r"(?i)(?!uni|use|usu|euro|one)[aeiou]|hour|honest", text) else "a"
+    return (
+        "an"
+        if re.match(r"(?i)(?!uni|use|usu|euro|one)[aeiou]|hour|honest", text)
+        else "a"
+    )
 
 
 def capital(text: str) -> str:
@@ -136,22 +186,38 @@ def join_and(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def noun_phrase(noun: Noun, determiner: str, plural: bool = False, adjective: str = "") -> Phrase:
+def noun_phrase(
+    noun: Noun, determiner: str, plural: bool = False, adjective: str = ""
+) -> Phrase:
     """A noun phrase; the determiner 'a' vanishes before plurals and substances."""
     head = noun.plural if plural else noun.singular
     words = f"{adjective} {head}".strip()
     first = determiner
     if determiner == "a":
         first = "" if plural or not noun.plural else article(words)
-    return Phrase(f"{first} {words}".strip(), plural, "they" if plural else noun.pronoun, noun, determiner, adjective)
+    return Phrase(
+        f"{first} {words}".strip(),
+        plural,
+        "they" if plural else noun.pronoun,
+        noun,
+        determiner,
+        adjective,
+    )
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-018
-def random_object(rng: Random, lexicon: dict, names: list[str], adjectives: float, definite: bool) -> Phrase:
+def random_object(
+    rng: Random, lexicon: dict, names: list[str], adjectives: float, definite: bool
+) -> Phrase:
     """A random noun phrase for one of the named nouns; a definite plural always has 'the'."""
     noun = lexicon["noun_index"][rng.choice(names)]
     adjective = rng.choice(noun.adjectives) if rng.random() < adjectives else ""
     plural = bool(noun.plural) and rng.random() < 0.35
-    return noun_phrase(noun, "the" if definite and plural else rng.choice(["a", "the"]), plural, adjective)
+    return noun_phrase(
+        noun,
+        "the" if definite and plural else rng.choice(["a", "the"]),
+        plural,
+        adjective,
+    )
 
 
 def a_name(rng: Random, lexicon: dict) -> Phrase:
@@ -173,7 +239,9 @@ def a_pronoun(rng: Random) -> Phrase:
     return Phrase(word, word not in SINGULAR_PRONOUNS, word)
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-019
-def random_subject(rng: Random, lexicon: dict, allowed: list[str], pronouns: float = 0.0) -> Phrase:
+def random_subject(
+    rng: Random, lexicon: dict, allowed: list[str], pronouns: float = 0.0
+) -> Phrase:
     """A subject that fits a verb's list of subjects."""
     kind = rng.choice(allowed)
     if kind == "people" and rng.random() < pronouns:
@@ -190,15 +258,22 @@ def fill(rng: Random, lexicon: dict, template: str, who: Phrase | None = None) -
     other = a_name(rng, lexicon)
     while other.text in who.text or other.text in template:
         other = a_name(rng, lexicon)
-    values = {"{S}": who.text, "{he}": who.pronoun, "{his}": POSSESSIVE.get(who.pronoun, "its"),
-              "{him}": OBJECT_FORM.get(who.pronoun, "it"), "{N}": other.text,
-              "{P}": one_cell(rng, lexicon, "its_places")}
+    values = {
+        "{S}": who.text,
+        "{he}": who.pronoun,
+        "{his}": POSSESSIVE.get(who.pronoun, "its"),
+        "{him}": OBJECT_FORM.get(who.pronoun, "it"),
+        "{N}": other.text,
+        "{P}": one_cell(rng, lexicon, "its_places"),
+    }
     for key, value in values.items():
         template = template.replace(key, value)
     return template
 
 
-def fill_both(rng: Random, lexicon: dict, first: str, second: str, **extra: str) -> tuple[str, str]:
+def fill_both(
+    rng: Random, lexicon: dict, first: str, second: str, **extra: str
+) -> tuple[str, str]:
     """Two templates filled with the same words."""
     text = fill(rng, lexicon, first + "\n" + second)
     for key, value in extra.items():
@@ -207,8 +282,14 @@ def fill_both(rng: Random, lexicon: dict, first: str, second: str, **extra: str)
     return capital(first), capital(second)
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-021
-def random_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool = False, pronouns: float = 0.0,
-                  adjectives: float = 0.5) -> Clause:
+def random_clause(
+    rng: Random,
+    lexicon: dict,
+    objects: str = "any",
+    once: bool = False,
+    pronouns: float = 0.0,
+    adjectives: float = 0.5,
+) -> Clause:
     """A random clause without a time; objects is any, needed or none; once allows verbs told only of the past."""
     verbs = lexicon["with_object"]
     if objects == "none" or (objects == "any" and rng.random() < 0.3):
@@ -217,19 +298,37 @@ def random_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool =
     while verb.often == "once" and not once:
         verb = rng.choice(verbs)
     subject = random_subject(rng, lexicon, verb.subjects, pronouns)
-    thing = random_object(rng, lexicon, verb.objects, adjectives, verb.often == "once") if verb.objects else NOTHING
-    place = rng.choice(verb.places) if verb.places and (not verb.objects or rng.random() < 0.4) else ""
+    thing = (
+        random_object(rng, lexicon, verb.objects, adjectives, verb.often == "once")
+        if verb.objects
+        else NOTHING
+    )
+    place = (
+        rng.choice(verb.places)
+        if verb.places and (not verb.objects or rng.random() < 0.4)
+        else ""
+    )
     return Clause(subject, verb, thing, place, "")
 
 
 def with_time(rng: Random, lexicon: dict, clause: Clause, tense: str) -> Clause:
     """The clause with a time that fits; tense is past, future or habit (for what is done again and again)."""
     often = clause.verb.often
-    section = "times_" + often if tense == "habit" else f"times_{tense}" + "_yearly" * (often == "yearly")
-    return clause if often == "never" else clause._replace(time=one_cell(rng, lexicon, section))
+    section = (
+        "times_" + often
+        if tense == "habit"
+        else f"times_{tense}" + "_yearly" * (often == "yearly")
+    )
+    return (
+        clause
+        if often == "never"
+        else clause._replace(time=one_cell(rng, lexicon, section))
+    )
 
 
-def some_time(rng: Random, lexicon: dict, clause: Clause, tense: str, chance: float = 0.6) -> Clause:
+def some_time(
+    rng: Random, lexicon: dict, clause: Clause, tense: str, chance: float = 0.6
+) -> Clause:
     """The clause, often with a time."""
     return with_time(rng, lexicon, clause, tense) if rng.random() < chance else clause
 
@@ -250,38 +349,73 @@ def finite(clause: Clause, tense: str) -> str:
     return simple.get(tense) or " ".join(auxiliary(clause, tense))
 
 
-COMPOUND = {"continuous": ("{be}", "{ing}"), "past_continuous": ("{was}", "{ing}"), "future_continuous": ("will", "be {ing}"),
-            "perfect": ("{has}", "{participle}"), "past_perfect": ("had", "{participle}"), "future_perfect": ("will", "have {participle}"),
-            "perfect_continuous": ("{has}", "been {ing}"), "past_perfect_continuous": ("had", "been {ing}")}
+COMPOUND = {
+    "continuous": ("{be}", "{ing}"),
+    "past_continuous": ("{was}", "{ing}"),
+    "future_continuous": ("will", "be {ing}"),
+    "perfect": ("{has}", "{participle}"),
+    "past_perfect": ("had", "{participle}"),
+    "future_perfect": ("will", "have {participle}"),
+    "perfect_continuous": ("{has}", "been {ing}"),
+    "past_perfect_continuous": ("had", "been {ing}"),
+}
 
 
 def auxiliary(clause: Clause, tense: str) -> tuple[str, str]:
     """The helping verb and the rest of the verb, as questions and negatives need them."""
     subject, verb = clause.subject, clause.verb
     if tense in COMPOUND:
-        words = {"be": be(subject), "was": be(subject, "past"), "has": "have" if subject.plural else "has", **verb._asdict()}
+        words = {
+            "be": be(subject),
+            "was": be(subject, "past"),
+            "has": "have" if subject.plural else "has",
+            **verb._asdict(),
+        }
         helping, main = COMPOUND[tense]
         return helping.format(**words), main.format(**words)
-    helping = {"past": "did", "future": "will"}.get(tense) or ("do" if subject.plural else "does")
+    helping = {"past": "did", "future": "will"}.get(tense) or (
+        "do" if subject.plural else "does"
+    )
     return helping, verb.base
 
 
 def statement(clause: Clause, tense: str) -> str:
     """The clause as a sentence."""
-    return tell(clause.subject.text, finite(clause, tense), clause.object.text, clause.place, clause.time)
+    return tell(
+        clause.subject.text,
+        finite(clause, tense),
+        clause.object.text,
+        clause.place,
+        clause.time,
+    )
 
 
 def negative(clause: Clause, tense: str, short: bool = False) -> str:
     """The clause as a negative sentence."""
     helping, main = auxiliary(clause, tense)
     helping = NOT_SHORT.get(helping, helping + " not") if short else helping + " not"
-    return tell(clause.subject.text, helping, main, clause.object.text, clause.place, clause.time)
+    return tell(
+        clause.subject.text,
+        helping,
+        main,
+        clause.object.text,
+        clause.place,
+        clause.time,
+    )
 
 
 def question(clause: Clause, tense: str) -> str:
     """The clause as a yes-no question."""
     helping, main = auxiliary(clause, tense)
-    return tell(helping, clause.subject.text, main, clause.object.text, clause.place, clause.time, stop="?")
+    return tell(
+        helping,
+        clause.subject.text,
+        main,
+        clause.object.text,
+        clause.place,
+        clause.time,
+        stop="?",
+    )
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-023
 def two_tenses(rng: Random, lexicon: dict, first: str, second: str) -> Row:
@@ -301,19 +435,36 @@ def turned(row: Row) -> Row:
 def read_found(path) -> dict:
     """Sentences that others wrote: `clauses`, taken apart so that the generators can use them, and whole `examples`."""
     found = read_sections(path)
-    many = re.compile(r"^(these|those|two|three|many|several|all) |[^sui]s$|people$|children$")
-    clauses = [Clause(Phrase(text, plural == "1", pronoun), Verb(*verb, [], [], [], "never"),
-                      NOTHING if thing == "-" else Phrase(thing, bool(many.search(thing)), "it"), "" if rest == "-" else rest, "")
-               for text, plural, pronoun, *verb, thing, rest in found["clauses"]]
+    many = re.compile(
+        r"^(these|those|two|three|many|several|all) |[^sui]s$|people$|children$"
+    )
+    clauses = [
+        Clause(
+            Phrase(text, plural == "1", pronoun),
+            Verb(*verb, [], [], [], "never"),
+            NOTHING if thing == "-" else Phrase(thing, bool(many.search(thing)), "it"),
+            "" if rest == "-" else rest,
+            "",
+        )
+        for text, plural, pronoun, *verb, thing, rest in found["clauses"]
+    ]
     return {"clauses": clauses, "examples": [row[0] for row in found["examples"]]}
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-024-c
-def some_clause(rng: Random, lexicon: dict, objects: str = "any", once: bool = False, pronouns: float = 0.0) -> Clause:
+def some_clause(
+    rng: Random,
+    lexicon: dict,
+    objects: str = "any",
+    once: bool = False,
+    pronouns: float = 0.0,
+) -> Clause:
     """A clause made from the word lists or, half of the time where there are any, one that somebody wrote."""
     if not lexicon.get("clauses") or rng.random() < 0.5:
         return random_clause(rng, lexicon, objects, once, pronouns)
     clause = rng.choice(lexicon["clauses"])
-    while (objects == "needed" and not clause.object.text) or (not pronouns and clause.subject.text in ("I", "you", "we")):
+    while (objects == "needed" and not clause.object.text) or (
+        not pronouns and clause.subject.text in ("I", "you", "we")
+    ):
         clause = rng.choice(lexicon["clauses"])
     return clause
 
@@ -326,7 +477,15 @@ def active_to_passive(rng: Random, lexicon: dict) -> Row:
     if not clause.place:
         clause = some_time(rng, lexicon, clause, "past" if tense == "past" else "habit")
     subject = OBJECT_FORM.get(clause.subject.text, clause.subject.text)
-    passive = tell(clause.object.text, be(clause.object, tense), clause.verb.participle, "by", subject, clause.place, clause.time)
+    passive = tell(
+        clause.object.text,
+        be(clause.object, tense),
+        clause.verb.participle,
+        "by",
+        subject,
+        clause.place,
+        clause.time,
+    )
     return {"before": statement(clause, tense), "after": passive}
 
 
@@ -336,19 +495,25 @@ def passive_to_active(rng: Random, lexicon: dict) -> Row:
     return turned(active_to_passive(rng, lexicon))
 
 
-def tense_and_clause(rng: Random, lexicon: dict, tenses: list[str], pronouns: float = 0.0) -> tuple[str, Clause]:
+def tense_and_clause(
+    rng: Random, lexicon: dict, tenses: list[str], pronouns: float = 0.0
+) -> tuple[str, Clause]:
     """A random tense, and a clause with a time that fits it."""
     tense = rng.choice(tenses)
     clause = some_clause(rng, lexicon, once=tense == "past", pronouns=pronouns)
     if tense in ("continuous", "perfect"):
         return tense, clause
-    return tense, some_time(rng, lexicon, clause, "habit" if tense == "present" else tense)
+    return tense, some_time(
+        rng, lexicon, clause, "habit" if tense == "present" else tense
+    )
 
 
 @generator
 def statement_to_question(rng: Random, lexicon: dict) -> Row:
     """A statement and the yes-no question about it."""
-    tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future", "continuous"])
+    tense, clause = tense_and_clause(
+        rng, lexicon, ["present", "past", "future", "continuous"]
+    )
     return {"before": statement(clause, tense), "after": question(clause, tense)}
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-027
@@ -380,14 +545,21 @@ def present_to_future(rng: Random, lexicon: dict) -> Row:
 def present_to_continuous(rng: Random, lexicon: dict) -> Row:
     """A present sentence told as going on now."""
     clause = some_clause(rng, lexicon, pronouns=0.25)
-    return {"before": statement(clause, "present"), "after": statement(clause, "continuous")}
+    return {
+        "before": statement(clause, "present"),
+        "after": statement(clause, "continuous"),
+    }
 
 
 @generator
 def all_tenses(rng: Random, lexicon: dict) -> Row:
     """A sentence in the present and in seven other tenses. None of these pairs is another generator's, which might keep it out of the text."""
     clause = some_clause(rng, lexicon, pronouns=0.25)
-    return {tense: statement(clause, tense) for tense in ("present", *COMPOUND) if tense != "continuous"}
+    return {
+        tense: statement(clause, tense)
+        for tense in ("present", *COMPOUND)
+        if tense != "continuous"
+    }
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-028
 @generator
@@ -404,7 +576,9 @@ def singular_to_plural(rng: Random, lexicon: dict) -> Row:
     for plural, determiner in ((False, first), (True, many)):
         if thing.noun and thing.noun.plural:
             thing = noun_phrase(thing.noun, thing.determiner, plural, thing.adjective)
-        told = clause._replace(subject=noun_phrase(subject, determiner, plural), object=thing)
+        told = clause._replace(
+            subject=noun_phrase(subject, determiner, plural), object=thing
+        )
         pair.append(statement(told, "present"))
     return {"before": pair[0], "after": pair[1]}
 
@@ -412,22 +586,30 @@ def singular_to_plural(rng: Random, lexicon: dict) -> Row:
 @generator
 def positive_to_negative(rng: Random, lexicon: dict) -> Row:
     """A positive sentence and its negative."""
-    tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future", "continuous"], 0.2)
+    tense, clause = tense_and_clause(
+        rng, lexicon, ["present", "past", "future", "continuous"], 0.2
+    )
     return {"before": statement(clause, tense), "after": negative(clause, tense)}
 
 
 @generator
 def pronoun_for_noun(rng: Random, lexicon: dict) -> Row:
     """A sentence with its subject replaced by a pronoun; of found clauses nobody knows whether 'the batter' is he or she."""
-    tense, clause = tense_and_clause(rng, lexicon | {"clauses": []}, ["present", "past", "future"])
-    spoken = clause._replace(subject=clause.subject._replace(text=clause.subject.pronoun))
+    tense, clause = tense_and_clause(
+        rng, lexicon | {"clauses": []}, ["present", "past", "future"]
+    )
+    spoken = clause._replace(
+        subject=clause.subject._replace(text=clause.subject.pronoun)
+    )
     return {"before": statement(clause, tense), "after": statement(spoken, tense)}
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-029
 @generator
 def question_tag(rng: Random, lexicon: dict) -> Row:
     """A statement, and the same with a question tag."""
-    tense, clause = tense_and_clause(rng, lexicon | {"clauses": []}, ["present", "past", "future", "continuous"])
+    tense, clause = tense_and_clause(
+        rng, lexicon | {"clauses": []}, ["present", "past", "future", "continuous"]
+    )
     helping, _ = auxiliary(clause, tense)
     denied = rng.random() < 0.35
     before = negative(clause, tense, short=True) if denied else statement(clause, tense)
@@ -439,7 +621,9 @@ def shortened_state(rng: Random, lexicon: dict) -> tuple[str, str]:
     """A sentence such as 'I am tired', long and short."""
     subject, state = a_pronoun(rng), one_cell(rng, lexicon, "states")
     helping, no = be(subject), rng.choice(["", "", "not"])
-    return tell(subject.text, helping, no, state), tell(subject.text + AFTER_PRONOUN[helping], no, state)
+    return tell(subject.text, helping, no, state), tell(
+        subject.text + AFTER_PRONOUN[helping], no, state
+    )
 
 
 def shortened_verb(rng: Random, lexicon: dict) -> tuple[str, str]:
@@ -451,7 +635,9 @@ def shortened_verb(rng: Random, lexicon: dict) -> tuple[str, str]:
     subject = a_pronoun(rng)
     clause = clause._replace(subject=subject)
     helping, main = auxiliary(clause, tense)
-    short = tell(subject.text + AFTER_PRONOUN[helping], main, clause.object.text, clause.place)
+    short = tell(
+        subject.text + AFTER_PRONOUN[helping], main, clause.object.text, clause.place
+    )
     return statement(clause, tense), short
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-030
@@ -460,10 +646,14 @@ def contract(rng: Random, lexicon: dict) -> Row:
     """A sentence with full forms, and with short forms."""
     kind = rng.random()
     if kind < 0.4:
-        tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future"], 0.4)
+        tense, clause = tense_and_clause(
+            rng, lexicon, ["present", "past", "future"], 0.4
+        )
         before, after = negative(clause, tense), negative(clause, tense, short=True)
     else:
-        before, after = (shortened_state if kind < 0.6 else shortened_verb)(rng, lexicon)
+        before, after = (shortened_state if kind < 0.6 else shortened_verb)(
+            rng, lexicon
+        )
     return {"before": before, "after": after}
 
 
@@ -497,7 +687,9 @@ def error_past(rng: Random, lexicon: dict) -> tuple[str, str]:
     while clause.verb.past in (wrong_past(clause.verb.base), clause.verb.base + "led"):
         clause = random_clause(rng, lexicon, once=True, pronouns=0.3)
     clause = with_time(rng, lexicon, clause, "past")
-    wrong = clause._replace(verb=clause.verb._replace(past=wrong_past(clause.verb.base)))
+    wrong = clause._replace(
+        verb=clause.verb._replace(past=wrong_past(clause.verb.base))
+    )
     return statement(wrong, "past"), statement(clause, "past")
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-034
@@ -511,20 +703,30 @@ def error_article(rng: Random, lexicon: dict) -> tuple[str, str]:
     adjective = clause.object.adjective
     right = clause._replace(object=noun_phrase(thing, "a", adjective=adjective))
     swapped = "a" if right.object.text.startswith("an ") else "an"
-    wrong = right._replace(object=noun_phrase(thing, swapped, adjective=adjective)._replace(
-        text=f"{swapped} {adjective} {thing.singular}".replace("  ", " ")))
+    wrong = right._replace(
+        object=noun_phrase(thing, swapped, adjective=adjective)._replace(
+            text=f"{swapped} {adjective} {thing.singular}".replace("  ", " ")
+        )
+    )
     return statement(wrong, "past"), statement(right, "past")
 
 
 def objects_of(lexicon: dict, verbs: list[str]) -> list[str]:
     """The nouns that may be objects of any of the verbs."""
-    return [word for verb in lexicon["with_object"] if verb.base in verbs for word in verb.objects]
+    return [
+        word
+        for verb in lexicon["with_object"]
+        if verb.base in verbs
+        for word in verb.objects
+    ]
 
 
 def quantity(rng: Random, lexicon: dict) -> tuple[Phrase, Noun]:
     """A person, and a thing or substance to have some of."""
     names = objects_of(lexicon, ["eat", "drink", "buy"])
-    return random_subject(rng, lexicon, ["people"], 0.4), lexicon["noun_index"][rng.choice(names)]
+    return random_subject(rng, lexicon, ["people"], 0.4), lexicon["noun_index"][
+        rng.choice(names)
+    ]
 
 
 def error_double_negative(rng: Random, lexicon: dict) -> tuple[str, str]:
@@ -533,7 +735,10 @@ def error_double_negative(rng: Random, lexicon: dict) -> tuple[str, str]:
     helping = rng.choice(["do" if who.plural else "does", "did"])
     helping = rng.choice([helping + " not", NOT_SHORT[helping]])
     verb = rng.choice(["have", "want", "need", "find", "buy"])
-    wrong, right = (tell(who.text, helping, verb, some, thing.plural or thing.singular) for some in ("no", "any"))
+    wrong, right = (
+        tell(who.text, helping, verb, some, thing.plural or thing.singular)
+        for some in ("no", "any")
+    )
     return wrong, right
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-035
@@ -541,26 +746,43 @@ def error_quantity(rng: Random, lexicon: dict) -> tuple[str, str]:
     """'Much apples' for 'many apples', 'many milk' for 'much milk'."""
     who, thing = quantity(rng, lexicon)
     words = ("much", "many") if thing.plural else ("many", "much")
-    helping = rng.choice([("do" if who.plural else "does") + " not have", "did not buy", "did not find"])
+    helping = rng.choice(
+        [("do" if who.plural else "does") + " not have", "did not buy", "did not find"]
+    )
     degree = rng.choice(["", "very", "so"])
-    wrong, right = (tell(who.text, helping, degree, word, thing.plural or thing.singular) for word in words)
+    wrong, right = (
+        tell(who.text, helping, degree, word, thing.plural or thing.singular)
+        for word in words
+    )
     return wrong, right
 
 
 def error_number(rng: Random, lexicon: dict) -> tuple[str, str]:
     """'Two apple' for 'two apples'."""
-    clause = random_clause(rng, lexicon, "needed", once=True, pronouns=0.3, adjectives=0.3)
-    while not clause.object.noun.plural or clause.object.noun.plural == clause.object.noun.singular:
-        clause = random_clause(rng, lexicon, "needed", once=True, pronouns=0.3, adjectives=0.3)
+    clause = random_clause(
+        rng, lexicon, "needed", once=True, pronouns=0.3, adjectives=0.3
+    )
+    while (
+        not clause.object.noun.plural
+        or clause.object.noun.plural == clause.object.noun.singular
+    ):
+        clause = random_clause(
+            rng, lexicon, "needed", once=True, pronouns=0.3, adjectives=0.3
+        )
     number, phrase = rng.choice(["two", "three", "four", "many", "some"]), clause.object
-    texts = (noun_phrase(phrase.noun, number, plural, phrase.adjective) for plural in (False, True))
+    texts = (
+        noun_phrase(phrase.noun, number, plural, phrase.adjective)
+        for plural in (False, True)
+    )
     wrong, right = (statement(clause._replace(object=text), "past") for text in texts)
     return wrong, right
 
 
 def error_be(rng: Random, lexicon: dict) -> tuple[str, str]:
     """'The dogs is' for 'the dogs are'."""
-    noun = lexicon["noun_index"][one_cell(rng, lexicon, rng.choice(["persons", "animals"]))]
+    noun = lexicon["noun_index"][
+        one_cell(rng, lexicon, rng.choice(["persons", "animals"]))
+    ]
     subject = rng.choice([noun_phrase(noun, "the", rng.random() < 0.6), a_pronoun(rng)])
     tense = rng.choice(["present", "past"])
     place = one_cell(rng, lexicon, "its_places")
@@ -575,8 +797,18 @@ def error_sound_alike(rng: Random, lexicon: dict) -> tuple[str, str]:
     return fill_both(rng, lexicon, wrong, right, X=one_cell(rng, lexicon, "countables"))
 
 
-ERRORS = [error_agreement, error_agreement, error_past, error_past, error_article, error_double_negative,
-          error_quantity, error_number, error_be, error_sound_alike]
+ERRORS = [
+    error_agreement,
+    error_agreement,
+    error_past,
+    error_past,
+    error_article,
+    error_double_negative,
+    error_quantity,
+    error_number,
+    error_be,
+    error_sound_alike,
+]
 
 
 @generator
@@ -593,10 +825,24 @@ def bare(sentence: str) -> str:
 
 def unmarked_list(rng: Random, lexicon: dict) -> tuple[str, str]:
     """A list without and with its comma."""
-    who, (verb, section) = a_person(rng, lexicon), rng.choice([("bought", "countables"), ("saw", "animals"),
-                                                               ("drew", "animals"), ("counted", "countables")])
-    words = [row[1] if section == "animals" else row[0] for row in rng.sample(lexicon[section], 3)]
-    return tell(who.text, verb, words[0], words[1], "and", words[2]), tell(who.text, verb, join_and(words))
+    who, (verb, section) = (
+        a_person(rng, lexicon),
+        rng.choice(
+            [
+                ("bought", "countables"),
+                ("saw", "animals"),
+                ("drew", "animals"),
+                ("counted", "countables"),
+            ]
+        ),
+    )
+    words = [
+        row[1] if section == "animals" else row[0]
+        for row in rng.sample(lexicon[section], 3)
+    ]
+    return tell(who.text, verb, words[0], words[1], "and", words[2]), tell(
+        who.text, verb, join_and(words)
+    )
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-037
 @generator
@@ -604,14 +850,21 @@ def punctuation_fix(rng: Random, lexicon: dict) -> Row:
     """A sentence without its marks or capitals, and the right sentence."""
     kind = rng.choice(["plain", "question", "names", "its", "list"])
     if kind == "its":
-        before, after = fill_both(rng, lexicon, *rng.choice(lexicon["its"]), T=one_cell(rng, lexicon, "its_goals"))
+        before, after = fill_both(
+            rng,
+            lexicon,
+            *rng.choice(lexicon["its"]),
+            T=one_cell(rng, lexicon, "its_goals"),
+        )
         return {"before": bare(before), "after": after}
     if kind == "list":
         before, after = unmarked_list(rng, lexicon)
         return {"before": before, "after": after}
     if kind == "names":
         first, second = rng.sample(lexicon["names"], 2)
-        verb = rng.choice(["live in", "work in", "are in", "travelled to", "met in", "came from"])
+        verb = rng.choice(
+            ["live in", "work in", "are in", "travelled to", "met in", "came from"]
+        )
         after = tell(first[0], "and", second[0], verb, one_cell(rng, lexicon, "cities"))
         return {"before": after[:-1].lower(), "after": after}
     tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future"])
@@ -648,12 +901,16 @@ def opposite_in_context(rng: Random, lexicon: dict) -> Row:
     return row
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-041
-def described(rng: Random, lexicon: dict, who: str, ending: str, words: tuple[str, str]) -> tuple[str, str]:
+def described(
+    rng: Random, lexicon: dict, who: str, ending: str, words: tuple[str, str]
+) -> tuple[str, str]:
     """Two sentences about the same person or noun, with two descriptions."""
     if who == "people":
         person = random_subject(rng, lexicon, ["people"])
         tense = "past" if ending else rng.choice(["past", "present"])
-        first, second = (tell(person.text, be(person, tense), word, ending) for word in words)
+        first, second = (
+            tell(person.text, be(person, tense), word, ending) for word in words
+        )
         return first, second
     noun, frame = rng.choice(cell_list(who)), one_cell(rng, lexicon, "very_frames")
     texts = (about_noun(frame, noun, word) for word in words)
@@ -664,7 +921,9 @@ def described(rng: Random, lexicon: dict, who: str, ending: str, words: tuple[st
 def simile_rewrite(rng: Random, lexicon: dict) -> Row:
     """A plain sentence, and the same with a likeness."""
     adjective, likeness, who = rng.choice(lexicon["similes"])
-    before, after = described(rng, lexicon, who, "", (f"very {adjective}", f"as {adjective} as {likeness}"))
+    before, after = described(
+        rng, lexicon, who, "", (f"very {adjective}", f"as {adjective} as {likeness}")
+    )
     return {"before": before, "after": after}
 
 
@@ -712,13 +971,22 @@ def direct_to_reported(rng: Random, lexicon: dict) -> Row:
     kind = rng.choice(["speech", "speech", "commands", "asked"])
     words, report = rng.choice(lexicon[kind])
     if kind == "commands":
-        before, after = f'{{S}} said to {other}, "{words}."', f"{{S}} told {other} {report}."
+        before, after = (
+            f'{{S}} said to {other}, "{words}."',
+            f"{{S}} told {other} {report}.",
+        )
     elif kind == "asked":
-        before, after = f'{{S}} asked {other}, "{words}"', f"{{S}} asked {other} {report}."
+        before, after = (
+            f'{{S}} asked {other}, "{words}"',
+            f"{{S}} asked {other} {report}.",
+        )
     elif rng.random() < 0.5:
         before, after = f'{{S}} said, "{words}."', f"{{S}} said that {report}."
     else:
-        before, after = f'{{S}} said to {other}, "{words}."', f"{{S}} told {other} that {report}."
+        before, after = (
+            f'{{S}} said to {other}, "{words}."',
+            f"{{S}} told {other} that {report}.",
+        )
     before, after = fill(rng, lexicon, before + "\n" + after, who).split("\n")
     return {"before": capital(before), "after": capital(after)}
 
@@ -727,7 +995,10 @@ def direct_to_reported(rng: Random, lexicon: dict) -> Row:
 def formal_rewrite(rng: Random, lexicon: dict) -> Row:
     """A casual sentence, and a formal one."""
     casual, formal = rng.choice(lexicon["casual"])
-    topic, day = one_cell(rng, lexicon, "casual_topics"), one_cell(rng, lexicon, "casual_times")
+    topic, day = (
+        one_cell(rng, lexicon, "casual_topics"),
+        one_cell(rng, lexicon, "casual_times"),
+    )
     before, after = fill_both(rng, lexicon, casual, formal, T=topic, D=day)
     return {"before": before, "after": after}
 
@@ -738,8 +1009,10 @@ def although_rewrite(rng: Random, lexicon: dict) -> Row:
     despite, although, endings = rng.choice(lexicon["although"])
     who = rng.choice([random_subject(rng, lexicon, ["people"]), a_pronoun(rng)])
     done = rng.choice(endings.split(";"))
-    return {"before": tell("despite", despite + ",", who.text, done),
-            "after": tell("although", although + ",", who.text, done)}
+    return {
+        "before": tell("despite", despite + ",", who.text, done),
+        "after": tell("although", although + ",", who.text, done),
+    }
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-044
 @generator
@@ -754,12 +1027,26 @@ def complete_sentence(rng: Random, lexicon: dict) -> Row:
 @generator
 def capitalise_title(rng: Random, lexicon: dict) -> Row:
     """A title in small letters, and with its capitals."""
-    animal, person = one_cell(rng, lexicon, "animals"), one_cell(rng, lexicon, "persons")
-    noun = rng.choice(objects_of(lexicon, ["carry", "find", "lose", "choose", "draw", "paint", "open"]))
+    animal, person = (
+        one_cell(rng, lexicon, "animals"),
+        one_cell(rng, lexicon, "persons"),
+    )
+    noun = rng.choice(
+        objects_of(
+            lexicon, ["carry", "find", "lose", "choose", "draw", "paint", "open"]
+        )
+    )
     pattern = one_cell(rng, lexicon, "titles")
-    owner = {"{n}": noun, "{a}": animal, "{p}": person}[re.search(r"\{A\} (\{\w\})|$", pattern)[1] or "{n}"]
+    owner = {"{n}": noun, "{a}": animal, "{p}": person}[
+        re.search(r"\{A\} (\{\w\})|$", pattern)[1] or "{n}"
+    ]
     adjective = rng.choice(lexicon["noun_index"][owner].adjectives)
-    for key, value in (("{A}", adjective), ("{a}", animal), ("{n}", noun), ("{p}", person)):
+    for key, value in (
+        ("{A}", adjective),
+        ("{a}", animal),
+        ("{n}", noun),
+        ("{p}", person),
+    ):
         pattern = pattern.replace(key, value)
     title = re.sub(r"\ba (?=[aeiou])", "an ", pattern)
     words = [word if word in SMALL_WORDS else capital(word) for word in title.split()]
@@ -777,7 +1064,10 @@ def adjectives_of_sentence(rng: Random, lexicon: dict) -> Row:
         return {"before": statement(clause, tense), "answer": clause.object.adjective}
     adjective = rng.choice(clause.subject.noun.adjectives)
     subject = noun_phrase(clause.subject.noun, "the", clause.subject.plural, adjective)
-    return {"before": statement(clause._replace(subject=subject), tense), "answer": adjective}
+    return {
+        "before": statement(clause._replace(subject=subject), tense),
+        "answer": adjective,
+    }
 
 
 @generator
@@ -807,7 +1097,9 @@ def noun_list(rng: Random, lexicon: dict) -> Row:
     """A sentence, and the nouns in it."""
     clause = random_clause(rng, lexicon, once=True)
     nouns = [clause.subject.text.split()[-1]]
-    nouns += [phrase.split()[-1] for phrase in (clause.object.text, clause.place) if phrase]
+    nouns += [
+        phrase.split()[-1] for phrase in (clause.object.text, clause.place) if phrase
+    ]
     if len(nouns) < 2:
         return noun_list(rng, lexicon)
     return {"before": statement(clause, "past"), "answer": join_and(nouns)}
@@ -818,13 +1110,26 @@ def sentence_type(rng: Random, lexicon: dict) -> Row:
     """A sentence, and whether it is declarative, interrogative, imperative or exclamatory."""
     answer = rng.choice(["declarative", "interrogative", "imperative", "exclamatory"])
     if answer in ("declarative", "interrogative"):
-        tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future"], 0.2)
-        return {"before": (statement if answer == "declarative" else question)(clause, tense), "answer": answer}
+        tense, clause = tense_and_clause(
+            rng, lexicon, ["present", "past", "future"], 0.2
+        )
+        return {
+            "before": (statement if answer == "declarative" else question)(
+                clause, tense
+            ),
+            "answer": answer,
+        }
     small = objects_of(lexicon, ["carry", "find", "choose"])
     noun = lexicon["noun_index"][rng.choice(small)]
     adjective = rng.choice(noun.adjectives)
-    frame = one_cell(rng, lexicon, "imperatives" if answer == "imperative" else "exclamations")
-    named = rng.choice([noun.singular, f"{adjective} {noun.singular}"]) if answer == "imperative" else noun.singular
+    frame = one_cell(
+        rng, lexicon, "imperatives" if answer == "imperative" else "exclamations"
+    )
+    named = (
+        rng.choice([noun.singular, f"{adjective} {noun.singular}"])
+        if answer == "imperative"
+        else noun.singular
+    )
     text = fill(rng, lexicon, about_noun(frame, named, adjective))
     return {"before": re.sub(r"\ba (?=[aeiou])", "an ", text), "answer": answer}
 
@@ -846,7 +1151,10 @@ def sentiment(rng: Random, lexicon: dict) -> Row:
     frame = rng.choice(lexicon["sentiment_frames"])[side]
     word = rng.choice(cell_list((good, bad)[side]))
     text = frame.replace("{T}", thing).replace("{G}", word).replace("{B}", word)
-    return {"before": fill(rng, lexicon, text), "answer": ("positive", "negative")[side]}
+    return {
+        "before": fill(rng, lexicon, text),
+        "answer": ("positive", "negative")[side],
+    }
 
 
 @generator
@@ -854,11 +1162,20 @@ def sentence_with_word(rng: Random, lexicon: dict) -> Row:
     """A word, and a sentence that has it."""
     tense, clause = tense_and_clause(rng, lexicon, ["present", "past"], 0.15)
     words = [finite(clause, tense), clause.object.adjective]
-    words += [phrase.text.split()[-1] for phrase in (clause.object, clause.subject) if phrase.noun]
-    return {"word": rng.choice([word for word in words if word]), "sentence": statement(clause, tense)}
+    words += [
+        phrase.text.split()[-1]
+        for phrase in (clause.object, clause.subject)
+        if phrase.noun
+    ]
+    return {
+        "word": rng.choice([word for word in words if word]),
+        "sentence": statement(clause, tense),
+    }
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-052
-def random_group(rng: Random, lexicon: dict, low: int, high: int) -> tuple[str, list[str]]:
+def random_group(
+    rng: Random, lexicon: dict, low: int, high: int
+) -> tuple[str, list[str]]:
     """The name of a group, and some of its words."""
     name = rng.choice(list(lexicon["groups"]))
     words = lexicon["groups"][name]
@@ -882,18 +1199,35 @@ def sort_numbers(rng: Random, lexicon: dict) -> Row:
     rising = sorted(numbers)
     while numbers in (rising, rising[::-1]):
         rng.shuffle(numbers)
-    before, up, down = (", ".join(map(str, order)) for order in (numbers, rising, rising[::-1]))
-    return {"before": before, "after": up, "down": down, "least": str(rising[0]), "greatest": str(rising[-1])}
+    before, up, down = (
+        ", ".join(map(str, order)) for order in (numbers, rising, rising[::-1])
+    )
+    return {
+        "before": before,
+        "after": up,
+        "down": down,
+        "least": str(rising[0]),
+        "greatest": str(rising[-1]),
+    }
 
 
 @generator
 def number_series(rng: Random, lexicon: dict) -> Row:
     """Numbers that rise or fall by the same step, and the next three."""
-    step, n = rng.choice([-10, -5, -4, -3, -2, 2, 2, 3, 3, 4, 5, 6, 7, 10, 10]), rng.randint(3, 5)
+    step, n = (
+        rng.choice([-10, -5, -4, -3, -2, 2, 2, 3, 3, 4, 5, 6, 7, 10, 10]),
+        rng.randint(3, 5),
+    )
     start = rng.randint(1, 30) - min(0, step * (n + 3))
     numbers = [str(start + i * step) for i in range(n + 3)]
     before, after = ", ".join(numbers[:n]), ", ".join(numbers[n:])
-    return {"before": before, "next": numbers[n], "after": after, "step": str(abs(step)), "done": "added" if step > 0 else "taken away"}
+    return {
+        "before": before,
+        "next": numbers[n],
+        "after": after,
+        "step": str(abs(step)),
+        "done": "added" if step > 0 else "taken away",
+    }
 
 
 @generator
@@ -914,12 +1248,19 @@ def apart(lexicon: dict, first: str, second: str) -> bool:
 def odd_one_out(rng: Random, lexicon: dict) -> Row:
     """Four words of which one does not belong to the group of the others."""
     name, words = random_group(rng, lexicon, 3, 3)
-    stranger = rng.choice([group for group in lexicon["groups"] if apart(lexicon, name, group)])
+    stranger = rng.choice(
+        [group for group in lexicon["groups"] if apart(lexicon, name, group)]
+    )
     answer = rng.choice(lexicon["groups"][stranger])
     mixed = words + [answer]
     rng.shuffle(mixed)
     others = [word for word in mixed if word != answer]
-    return {"before": ", ".join(mixed), "answer": answer, "category": name, "others": join_and(others)}
+    return {
+        "before": ", ".join(mixed),
+        "answer": answer,
+        "category": name,
+        "others": join_and(others),
+    }
 
 
 @generator
@@ -935,12 +1276,27 @@ def sort_into_groups(rng: Random, lexicon: dict) -> Row:
     names = rng.sample(list(lexicon["groups"]), rng.choice([2, 3, 3]))
     while not all(apart(lexicon, a, b) for a in names for b in names if a != b):
         names = rng.sample(list(lexicon["groups"]), len(names))
-    sizes = [1, 1, 1] if len(names) == 3 and rng.random() < 0.6 else [rng.randint(1, 2) for _ in names]
-    sorted_ = [rng.sample(lexicon["groups"][name], size) for name, size in zip(names, sizes)]
+    sizes = (
+        [1, 1, 1]
+        if len(names) == 3 and rng.random() < 0.6
+        else [rng.randint(1, 2) for _ in names]
+    )
+    sorted_ = [
+        rng.sample(lexicon["groups"][name], size) for name, size in zip(names, sizes)
+    ]
     words = [word for group in sorted_ for word in group]
     rng.shuffle(words)
-    groups = [f"{capital(name)}: {', '.join(map(capital, group))}" for name, group in zip(names, sorted_)]
-    return {"before": ", ".join(words), "all": join_and(words), "groups": join_and(names), "lines": "\n".join(groups), "row": "; ".join(groups)}
+    groups = [
+        f"{capital(name)}: {', '.join(map(capital, group))}"
+        for name, group in zip(names, sorted_)
+    ]
+    return {
+        "before": ", ".join(words),
+        "all": join_and(words),
+        "groups": join_and(names),
+        "lines": "\n".join(groups),
+        "row": "; ".join(groups),
+    }
 
 
 @generator
@@ -956,7 +1312,12 @@ def first_last_word(rng: Random, lexicon: dict) -> Row:
     tense, clause = tense_and_clause(rng, lexicon, ["present", "past", "future"], 0.2)
     text = statement(clause, tense)
     words = text[:-1].split()
-    return {"before": text, "first": words[0], "last": words[-1], "count": str(len(words))}
+    return {
+        "before": text,
+        "first": words[0],
+        "last": words[-1],
+        "count": str(len(words)),
+    }
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-057
 def sum_row(a: int, b: int, result: int) -> Row:
@@ -991,7 +1352,13 @@ def multiply(rng: Random, lexicon: dict) -> Row:
 def rectangle(rng: Random, lexicon: dict) -> Row:
     """The sides of a rectangle, its perimeter and its area."""
     a, b = rng.randint(2, 12), rng.randint(2, 12)
-    return {"a": str(a), "b": str(b), "unit": rng.choice(["metres", "meters", "centimeters", "units"]), "perimeter": str(2 * (a + b)), "area": str(a * b)}
+    return {
+        "a": str(a),
+        "b": str(b),
+        "unit": rng.choice(["metres", "meters", "centimeters", "units"]),
+        "perimeter": str(2 * (a + b)),
+        "area": str(a * b),
+    }
 
 
 @generator
@@ -1006,8 +1373,19 @@ def unit_convert(rng: Random, lexicon: dict) -> Row:
     """An amount in a unit, and the same in a smaller unit, or the other way about."""
     unit, small, factor = rng.choice(lexicon["units"])
     amount = rng.randint(2, rng.choice([20, 100, 200]))
-    row = {"amount": str(amount), "unit": unit, "result": str(amount * int(factor)), "small": small}
-    if rng.random() < 0.4: row = {"amount": row["result"], "unit": small, "result": row["amount"], "small": unit}
+    row = {
+        "amount": str(amount),
+        "unit": unit,
+        "result": str(amount * int(factor)),
+        "small": small,
+    }
+    if rng.random() < 0.4:
+        row = {
+            "amount": row["result"],
+            "unit": small,
+            "result": row["amount"],
+            "small": unit,
+        }
     return row
 
 # %% ../nbs/14_sentences.ipynb #14-sentences-058
@@ -1018,26 +1396,54 @@ def money_change(rng: Random, lexicon: dict) -> Row:
     price = rng.randint(int(low), int(high))
     note = rng.choice([value for value in (5, 10, 20, 50) if value > price])
     who = a_person(rng, lexicon)
-    before = tell(who.text, "buys", article(thing), thing, f"for {price} dollars and pays with a {note}-dollar note")
+    before = tell(
+        who.text,
+        "buys",
+        article(thing),
+        thing,
+        f"for {price} dollars and pays with a {note}-dollar note",
+    )
     back = note - price
     coins = f"{back} dollar{'s' * (back > 1)}"
-    return {"before": before, "after": tell(who.text, "gets", coins, "back"), "answer": coins}
+    return {
+        "before": before,
+        "after": tell(who.text, "gets", coins, "back"),
+        "answer": coins,
+    }
 
 
 @generator
 def word_problem(rng: Random, lexicon: dict) -> Row:
     """A little story with numbers, its question, and the answer."""
     things = one_cell(rng, lexicon, "countables")
-    kind, a, b = rng.choice(["more", "less", "groups"]), rng.randint(2, 20), rng.randint(2, 12)
+    kind, a, b = (
+        rng.choice(["more", "less", "groups"]),
+        rng.randint(2, 20),
+        rng.randint(2, 12),
+    )
     who = a_name(rng, lexicon)
     if kind == "more":
         total, story = a + b, f"{{S}} has {a} {things}. {{N}} gives {{him}} {b} more."
     elif kind == "less":
         a += b
-        total, story = a - b, f"{{S}} has {a} {things}. {{he}} gives {b} of them to {{N}}."
+        total, story = (
+            a - b,
+            f"{{S}} has {a} {things}. {{he}} gives {b} of them to {{N}}.",
+        )
     else:
         a = 2 + a % 9
-        total, story = a * b, f"{{S}} has {a} bags. In every bag there are {b} {things}."
-    before = re.sub(r"\. (\w)", lambda match: ". " + match[1].upper(), fill(rng, lexicon, story, who))
-    return {"before": before, "question": f"How many {things} does {who.text} have now?",
-            "after": tell(who.text, "has", str(total), things, "now"), "answer": str(total)}
+        total, story = (
+            a * b,
+            f"{{S}} has {a} bags. In every bag there are {b} {things}.",
+        )
+    before = re.sub(
+        r"\. (\w)",
+        lambda match: ". " + match[1].upper(),
+        fill(rng, lexicon, story, who),
+    )
+    return {
+        "before": before,
+        "question": f"How many {things} does {who.text} have now?",
+        "after": tell(who.text, "has", str(total), things, "now"),
+        "answer": str(total),
+    }

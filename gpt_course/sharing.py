@@ -30,8 +30,12 @@ def split_piece(
     "Byte-pair encoding of a piece by the pieces of lower rank: the merge that made it."
     limit, parts = ranks[piece], [bytes([b]) for b in piece]
     while len(parts) > 1:
-        rank, i = min((ranks.get(a + b, limit), i) for i, (a, b) in enumerate(zip(parts, parts[1:])))
-        if rank >= limit: break
+        rank, i = min(
+            (ranks.get(a + b, limit), i)
+            for i, (a, b) in enumerate(zip(parts, parts[1:]))
+        )
+        if rank >= limit:
+            break
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts
 
@@ -40,16 +44,24 @@ END = "<|endoftext|>"
 
 
 def vocabulary(
-    tokenizer,  # as `load_tokenizer` gives it: a tiktoken `Encoding` whose last id is the end token
-) -> tuple[list[str], list[str]]:  # the V tokens by id, and the merges as `left right`, best first
+    # as `load_tokenizer` gives it: a tiktoken `Encoding` whose last id is the end token
+    tokenizer,
+    # the V tokens by id, and the merges as `left right`, best first
+) -> tuple[list[str], list[str]]:
     "Tokens and merges, written as GPT-2's files write them."
     chars, V = byte_characters(), tokenizer.n_vocab
     show = lambda piece: "".join(chars[b] for b in piece)
-    if tokenizer.eot_token != V - 1: raise ValueError(f"the end token has id {tokenizer.eot_token}; need the last one, {V - 1}, as in GPT-2")
+    if tokenizer.eot_token != V - 1:
+        raise ValueError(
+            f"the end token has id {tokenizer.eot_token}; need the last one, {V - 1}, as in GPT-2"
+        )
     pieces = [tokenizer.decode_single_token_bytes(i) for i in range(V - 1)]
     ranks = {piece: i for i, piece in enumerate(pieces)}
     parts = [split_piece(piece, ranks) for piece in pieces if len(piece) > 1]
-    if bad := [b"".join(p) for p in parts if len(p) != 2]: raise ValueError(f"{bad[0]!r} is not a merge of two tokens; is this a byte-pair table?")
+    if bad := [b"".join(p) for p in parts if len(p) != 2]:
+        raise ValueError(
+            f"{bad[0]!r} is not a merge of two tokens; is this a byte-pair table?"
+        )
     return [*map(show, pieces), END], [f"{show(a)} {show(b)}" for a, b in parts]
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-021
@@ -60,22 +72,70 @@ def tokenizer_files(
     "`tokenizer.json`, `vocab.json`, `merges.txt`, `tokenizer_config.json` and `chat_template.jinja` for Transformers."
     tokens, merges = vocabulary(tokenizer)
     vocab = {token: i for i, token in enumerate(tokens)}
-    level = lambda prefix, trim: {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": trim, "use_regex": True}
-    fast = {"version": "1.0", "truncation": None, "padding": None, "normalizer": None,
-            "added_tokens": [{"id": len(tokens) - 1, "content": END, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}],
-            "pre_tokenizer": level(False, True), "post_processor": level(True, False), "decoder": level(True, True),
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-                      "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": merges}}
-    config = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context, "add_prefix_space": False, "clean_up_tokenization_spaces": False,
-              "bos_token": END, "eos_token": END, "unk_token": END, "pad_token": END, "padding_side": "left", "chat_template": chat_template()}
+    level = lambda prefix, trim: {
+        "type": "ByteLevel",
+        "add_prefix_space": prefix,
+        "trim_offsets": trim,
+        "use_regex": True,
+    }
+    fast = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "normalizer": None,
+        "added_tokens": [
+            {
+                "id": len(tokens) - 1,
+                "content": END,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+        ],
+        "pre_tokenizer": level(False, True),
+        "post_processor": level(True, False),
+        "decoder": level(True, True),
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
+    config = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": context,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": END,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": END,
+        "padding_side": "left",
+        "chat_template": chat_template(),
+    }
     write = lambda value: json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-    return {"tokenizer.json": write(fast), "vocab.json": write(vocab), "merges.txt": "#version: 0.2\n" + "\n".join(merges) + "\n",
-            "tokenizer_config.json": write(config), "chat_template.jinja": chat_template()}
+    return {
+        "tokenizer.json": write(fast),
+        "vocab.json": write(vocab),
+        "merges.txt": "#version: 0.2\n" + "\n".join(merges) + "\n",
+        "tokenizer_config.json": write(config),
+        "chat_template.jinja": chat_template(),
+    }
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-023
 def _cut_prompt() -> tuple[str, str, str, str]:
     "The constant texts of `render_prompt`: opening, opening with input, what stands before the input, and before the response."
-    plain, paired = (render_prompt({"instruction": "\1", "input": mark}) for mark in ("", "\2"))
+    plain, paired = (
+        render_prompt({"instruction": "\1", "input": mark}) for mark in ("", "\2")
+    )
     opening, response = plain.split("\1")
     opening_paired, rest = paired.split("\1")
     before_input, response_paired = rest.split("\2")
@@ -86,20 +146,27 @@ def _cut_prompt() -> tuple[str, str, str, str]:
 def chat_template() -> str:
     "The Alpaca prompt as a Jinja template; `system`: input of the next instruction, `user`: instruction, `assistant`: response."
     opening, paired, before_input, response = map(json.dumps, _cut_prompt())
-    return ("{%- set ns = namespace(input='') -%}\n{%- for message in messages -%}\n"
-            "{%- if message['role'] == 'system' -%}{%- set ns.input = message['content'] -%}\n"
-            "{%- elif message['role'] == 'user' and ns.input -%}\n"
-            f"{{{{- {paired} + message['content'] + {before_input} + ns.input -}}}}{{%- set ns.input = '' -%}}\n"
-            f"{{%- elif message['role'] == 'user' -%}}{{{{- {opening} + message['content'] -}}}}\n"
-            f"{{%- elif message['role'] == 'assistant' -%}}{{{{- {response} + message['content'] + eos_token -}}}}\n"
-            "{%- else -%}{{- raise_exception('roles are system (the input), user (the instruction), assistant (the response)') -}}\n"
-            "{%- endif -%}\n{%- endfor -%}\n"
-            f"{{%- if add_generation_prompt -%}}{{{{- {response} -}}}}{{%- endif -%}}\n")
+    return (
+        "{%- set ns = namespace(input='') -%}\n{%- for message in messages -%}\n"
+        "{%- if message['role'] == 'system' -%}{%- set ns.input = message['content'] -%}\n"
+        "{%- elif message['role'] == 'user' and ns.input -%}\n"
+        f"{{{{- {paired} + message['content'] + {before_input} + ns.input -}}}}{{%- set ns.input = '' -%}}\n"
+        f"{{%- elif message['role'] == 'user' -%}}{{{{- {opening} + message['content'] -}}}}\n"
+        f"{{%- elif message['role'] == 'assistant' -%}}{{{{- {response} + message['content'] + eos_token -}}}}\n"
+        "{%- else -%}{{- raise_exception('roles are system (the input), user (the instruction), assistant (the response)') -}}\n"
+        "{%- endif -%}\n{%- endfor -%}\n"
+        f"{{%- if add_generation_prompt -%}}{{{{- {response} -}}}}{{%- endif -%}}\n"
+    )
 
 
-def as_messages(record: dict[str, str]) -> list[dict[str, str]]:  # for `apply_chat_template`, and for any OpenAI-compatible server
+def as_messages(
+    record: dict[str, str],
+    # for `apply_chat_template`, and for any OpenAI-compatible server
+) -> list[dict[str, str]]:
     "An instruction record as chat messages: the input, if any, as `system`; the instruction as `user`."
-    messages = [{"role": "system", "content": record["input"]}] if record.get("input") else []
+    messages = (
+        [{"role": "system", "content": record["input"]}] if record.get("input") else []
+    )
     return [*messages, {"role": "user", "content": record["instruction"]}]
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-026
@@ -107,32 +174,42 @@ def as_messages(record: dict[str, str]) -> list[dict[str, str]]:  # for `apply_c
 def whole_folder(
     folder: str | Path,
     overwrite: bool = False,  # replace an earlier export of the same kind
-) -> Iterator[Path]:  # an empty folder to write into; takes the place of `folder` at the end
+    # an empty folder to write into; takes the place of `folder` at the end
+) -> Iterator[Path]:
     "A folder that appears whole or not at all."
     folder = Path(folder).resolve()
-    if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder}: is a file; name a folder to export to")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; name a folder to export to")
     found = {p.name for p in folder.iterdir()} if folder.exists() else set()
     if found and not overwrite:
-        raise ValueError(f"{folder}: already has files in it ({', '.join(sorted(found)[:3])}{' …' if len(found) > 3 else ''}); "
-                         "nothing was changed; choose another folder, or ask for it to be overwritten")
+        raise ValueError(
+            f"{folder}: already has files in it ({', '.join(sorted(found)[:3])}{' …' if len(found) > 3 else ''}); "
+            "nothing was changed; choose another folder, or ask for it to be overwritten"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     new, old = work / "new", work / "old"
     try:
         new.mkdir()
         yield new
-        found = {p.name for p in folder.iterdir()} if folder.exists() else set()  # again: an export takes a while
+        # again: an export takes a while
+        found = {p.name for p in folder.iterdir()} if folder.exists() else set()
         if strange := found - {p.name for p in new.iterdir()} if overwrite else found:
-            raise ValueError(f"{folder}: has {', '.join(sorted(strange)[:3])}{' …' if len(strange) > 3 else ''}, which this export does not write; "
-                             "nothing was changed; move it away, or choose another folder")
+            raise ValueError(
+                f"{folder}: has {', '.join(sorted(strange)[:3])}{' …' if len(strange) > 3 else ''}, which this export does not write; "
+                "nothing was changed; move it away, or choose another folder"
+            )
         try:
-            if folder.exists(): os.replace(folder, old)
+            if folder.exists():
+                os.replace(folder, old)
             os.replace(new, folder)
         except BaseException:
-            if old.exists() and not folder.exists(): os.replace(old, folder)
+            if old.exists() and not folder.exists():
+                os.replace(old, folder)
             raise
     finally:
-        if folder.exists() or not old.exists(): shutil.rmtree(work, ignore_errors=True)
+        if folder.exists() or not old.exists():
+            shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-028
 def read_run(
@@ -140,61 +217,131 @@ def read_run(
 ) -> dict:  # `settings`, `versions`, `metrics`, `history`: what of them is there
     "What a run of `gpt-course finetune` has left about itself."
     folder, run = Path(source or ""), {}
-    if str(source or "") in ("", "tiny", *HUB_NAMES) or str(source).startswith("hf:") or not (folder / "run.json").is_file(): return run
+    if (
+        str(source or "") in ("", "tiny", *HUB_NAMES)
+        or str(source).startswith("hf:")
+        or not (folder / "run.json").is_file()
+    ):
+        return run
     for name in ("run.json", "metrics.json"):
-        try: value = json.loads((folder / name).read_text("utf-8"))
-        except FileNotFoundError: continue
-        except ValueError as e: raise ValueError(f"{folder / name}: not a JSON file ({e}); mend or remove it") from None
-        part = lambda key: value.get(key) if isinstance(value, dict) and isinstance(value.get(key), dict) else {}
-        if name == "metrics.json" and not all(isinstance(part(when).get("exact_match"), (int, float)) for when in ("before", "after")):
-            raise ValueError(f"{folder / name}: need the scores `before` and `after`; mend or remove it")
+        try:
+            value = json.loads((folder / name).read_text("utf-8"))
+        except FileNotFoundError:
+            continue
+        except ValueError as e:
+            raise ValueError(
+                f"{folder / name}: not a JSON file ({e}); mend or remove it"
+            ) from None
+        part = lambda key: (
+            value.get(key)
+            if isinstance(value, dict) and isinstance(value.get(key), dict)
+            else {}
+        )
+        if name == "metrics.json" and not all(
+            isinstance(part(when).get("exact_match"), (int, float))
+            for when in ("before", "after")
+        ):
+            raise ValueError(
+                f"{folder / name}: need the scores `before` and `after`; mend or remove it"
+            )
         if name == "run.json" and not {"model", "data"} <= part("settings").keys():
-            raise ValueError(f"{folder / name}: has no settings with model and data, so it is not of a run of `gpt-course finetune`; mend or remove it")
+            raise ValueError(
+                f"{folder / name}: has no settings with model and data, so it is not of a run of `gpt-course finetune`; mend or remove it"
+            )
         run |= value if name == "run.json" else {"metrics": value}
-    if (folder / "history.csv").is_file(): run["history"] = History.load(folder / "history.csv")
+    if (folder / "history.csv").is_file():
+        run["history"] = History.load(folder / "history.csv")
     return run
 
 
 def _last_part(value: object) -> str:
     "A setting for the public: of a path, its last part only; fit for a table."
     text = str(value).replace("|", "\\|").replace("\n", " ")
-    return text if text.startswith("hf:") or text in HUB_NAMES.values() else PureWindowsPath(text).name or text
+    return (
+        text
+        if text.startswith("hf:") or text in HUB_NAMES.values()
+        else PureWindowsPath(text).name or text
+    )
 
 
 def known_license(source: str | Path | None) -> str | None:  # as the Hub writes it
     "`mit` if a model's base and its data are known to be MIT; `None`: its owner must decide."
     settings = read_run(source).get("settings", {"model": source, "data": "builtin"})
-    return "mit" if str(settings["model"]) in ("tiny", *HUB_NAMES) and settings["data"] == "builtin" else None
+    return (
+        "mit"
+        if str(settings["model"]) in ("tiny", *HUB_NAMES)
+        and settings["data"] == "builtin"
+        else None
+    )
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-029
-_SCORES = {"loss": "loss (nats per response token)", "exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L",
-           "end_rate": "answers that end by themselves", "repetition": "repetition"}
+_SCORES = {
+    "loss": "loss (nats per response token)",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "rouge_l": "ROUGE-L",
+    "end_rate": "answers that end by themselves",
+    "repetition": "repetition",
+}
 
 
 def _card_run(run: dict) -> str:
     "The part of the card that comes from a run: data, settings, losses, scores."
     s, metrics = run["settings"], run.get("metrics", {})
     text = f"## Data and settings\n\nFine-tuned on `{_last_part(s['data'])}`"
-    text += f", of which {metrics['after']['n']} records were kept for the test. " if metrics else ". "
+    text += (
+        f", of which {metrics['after']['n']} records were kept for the test. "
+        if metrics
+        else ". "
+    )
     text += "All settings and versions of the run:\n\n| setting | value |\n|---|---|\n"
-    text += "".join(f"| {k} | {_last_part(v)} |\n" for k, v in (s | run.get("versions", {})).items())
+    text += "".join(
+        f"| {k} | {_last_part(v)} |\n" for k, v in (s | run.get("versions", {})).items()
+    )
     if "history" in run:
-        text += "\n## Losses\n\nMean cross-entropy in nats per response token.\n\n" + "".join(f"- {line}\n" for line in summarise(run["history"]).splitlines())
-    if not metrics: return text + "\n## Scores\n\nNone: the run was exported before it had answered its test records.\n"
+        text += (
+            "\n## Losses\n\nMean cross-entropy in nats per response token.\n\n"
+            + "".join(f"- {line}\n" for line in summarise(run["history"]).splitlines())
+        )
+    if not metrics:
+        return (
+            text
+            + "\n## Scores\n\nNone: the run was exported before it had answered its test records.\n"
+        )
     text += "\n## Scores\n\nGreedy answers to the test records, before and after fine-tuning.\n\n| score | before | after |\n|---|---|---|\n"
-    return text + "".join(f"| {label} | {metrics['before'][k]:.3f} | {metrics['after'][k]:.3f} |\n" for k, label in _SCORES.items() if k in metrics["after"])
+    return text + "".join(
+        f"| {label} | {metrics['before'][k]:.3f} | {metrics['after'][k]:.3f} |\n"
+        for k, label in _SCORES.items()
+        if k in metrics["after"]
+    )
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-030
 def _card_head(base: str, license: str | None, library: str) -> str:
     "What the Hub's search reads, as YAML."
-    hub = HUB_NAMES.get(base, base.removeprefix("hf:").partition("@")[0] if base.startswith("hf:") else None)
+    hub = HUB_NAMES.get(
+        base,
+        base.removeprefix("hf:").partition("@")[0] if base.startswith("hf:") else None,
+    )
     lines = [f"license: {license}"] * bool(license) + [f"base_model: {hub}"] * bool(hub)
-    return "\n".join(["---", *lines, f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- instruction-tuning", "- gpt_course", "---"])
+    return "\n".join(
+        [
+            "---",
+            *lines,
+            f"library_name: {library}",
+            "pipeline_tag: text-generation",
+            "tags:",
+            "- instruction-tuning",
+            "- gpt_course",
+            "---",
+        ]
+    )
 
 
 _HOME = "https://gpt-course.github.io/gpt_course"
-_NO_RUN = ("## Data, settings, losses, scores\n\nNot known: the exported folder had no record of a run. "
-           "If you made this model, say here what it was trained on and how well it does.\n")
+_NO_RUN = (
+    "## Data, settings, losses, scores\n\nNot known: the exported folder had no record of a run. "
+    "If you made this model, say here what it was trained on and how well it does.\n"
+)
 _NO_LICENSE = "Not stated. It depends on the licences of the data and of the model this one was made from; whoever publishes it must decide and say so here."
 _CARD = """
 
@@ -231,43 +378,81 @@ The chat template writes the prompt: a `user` message is the instruction; its in
 def model_card(
     name: str,
     model,  # with `config` and parameters
-    source: str | Path | None = None,  # what the model was loaded by: a name, or a folder with a run in it
-    license: str | None = None,  # as the Hub writes it, such as `mit`; `None`: only what is known for certain
+    # what the model was loaded by: a name, or a folder with a run in it
+    source: str | Path | None = None,
+    # as the Hub writes it, such as `mit`; `None`: only what is known for certain
+    license: str | None = None,
     use: str = "",  # how to run it
     library: str = "transformers",  # as the Hub calls it: `transformers` or `gguf`
 ) -> str:
     "A model card: what is known about a model, and what is not."
     run, c = read_run(source), model.config
-    base, license = str(run["settings"]["model"] if run else source or ""), license or known_license(source)
-    origin = f"Fine-tuned from `{_last_part(base)}` to follow instructions, with" if run else f"Loaded as `{_last_part(base)}`, exported with" if base else "Exported with"
-    prompts = [render_prompt({"instruction": "INSTRUCTION", "input": i}) for i in ("", "INPUT")]
+    base, license = (
+        str(run["settings"]["model"] if run else source or ""),
+        license or known_license(source),
+    )
+    origin = (
+        f"Fine-tuned from `{_last_part(base)}` to follow instructions, with"
+        if run
+        else f"Loaded as `{_last_part(base)}`, exported with"
+        if base
+        else "Exported with"
+    )
+    prompts = [
+        render_prompt({"instruction": "INSTRUCTION", "input": i}) for i in ("", "INPUT")
+    ]
     matched = run.get("metrics", {}).get("after", {}).get("exact_match")
     return _card_head(base, license, library) + _CARD.format(
-        name=name, parameters=count_parameters(model), vocab=c.vocab_size, context=getattr(c, "n_positions", None) or getattr(c, "max_position_embeddings", None) or 2048,
-        origin=f"{origin} [gpt_course]({_HOME}) {gpt_course.__version__}.", plain=prompts[0], paired=prompts[1], use=use,
-        end=f"The answer ends with the token `{END}`. " if isinstance(model, GPT) else "",
-        record=_card_run(run) if run else _NO_RUN, license=f"{license}." if license else _NO_LICENSE,
-        matched=f" It gave the wanted words for {matched:.0%} of its own test records. A wrong answer can look just as fluent." if matched is not None else "")
+        name=name,
+        parameters=count_parameters(model),
+        vocab=c.vocab_size,
+        context=getattr(c, "n_positions", None)
+        or getattr(c, "max_position_embeddings", None)
+        or 2048,
+        origin=f"{origin} [gpt_course]({_HOME}) {gpt_course.__version__}.",
+        plain=prompts[0],
+        paired=prompts[1],
+        use=use,
+        end=f"The answer ends with the token `{END}`. "
+        if isinstance(model, GPT)
+        else "",
+        record=_card_run(run) if run else _NO_RUN,
+        license=f"{license}." if license else _NO_LICENSE,
+        matched=f" It gave the wanted words for {matched:.0%} of its own test records. A wrong answer can look just as fluent."
+        if matched is not None
+        else "",
+    )
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-032
 def _gpt2_only(model: object) -> GPT:
     "`model`, if it is a plain GPT-2 of this course."
-    if not isinstance(model, GPT): raise ValueError(f"cannot export a {type(model).__name__}; need a GPT-2 of this course, as `load_pretrained` gives it")
-    with torch.device("meta"): names = {n for n, _ in GPT(model.config).named_parameters()}
+    if not isinstance(model, GPT):
+        raise ValueError(
+            f"cannot export a {type(model).__name__}; need a GPT-2 of this course, as `load_pretrained` gives it"
+        )
+    with torch.device("meta"):
+        names = {n for n, _ in GPT(model.config).named_parameters()}
     if extra := sorted({n for n, _ in model.named_parameters()} ^ names):
-        raise ValueError(f"the model has other parameters than GPT-2 ({', '.join(extra[:2])} …); merge its adapters into the weights first")
+        raise ValueError(
+            f"the model has other parameters than GPT-2 ({', '.join(extra[:2])} …); merge its adapters into the weights first"
+        )
     return model
 
 
 def _inner_transformers(value: object):
     "The model or tokenizer of Transformers that `value` is or wraps, if any."
-    inside = [value, *getattr(value, "__dict__", {}).values(), *(value.children() if isinstance(value, torch.nn.Module) else ())]
+    inside = [
+        value,
+        *getattr(value, "__dict__", {}).values(),
+        *(value.children() if isinstance(value, torch.nn.Module) else ()),
+    ]
     return next((v for v in inside if hasattr(v, "save_pretrained")), None)
 
 
 def _title(name: str | None, folder: str | Path) -> str:
     name = name or Path(folder).resolve().name
-    if not name or Path(name).name != name: raise ValueError(f"name is {name!r}; need a plain name without slashes")
+    if not name or Path(name).name != name:
+        raise ValueError(f"name is {name!r}; need a plain name without slashes")
     return name
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-033
@@ -275,34 +460,65 @@ def _write_tokenizer(folder: Path, tokenizer, context: int, ours: bool) -> None:
     "The tokenizer's files; a tokenizer of Transformers writes itself, and keeps its own template unless the model has learned ours."
     theirs = copy.deepcopy(_inner_transformers(tokenizer))
     if theirs:
-        if ours or not theirs.chat_template: theirs.chat_template = chat_template()
+        if ours or not theirs.chat_template:
+            theirs.chat_template = chat_template()
         theirs.save_pretrained(folder)
         return
-    for file, text in tokenizer_files(tokenizer, context).items(): write_atomic(folder / file, text)
+    for file, text in tokenizer_files(tokenizer, context).items():
+        write_atomic(folder / file, text)
 
 
 def export_hf(
     model: GPT,  # or a model of Transformers, also wrapped, which then writes itself
     tokenizer,  # the one that belongs to it
     folder: str | Path,
-    source: str | Path | None = None,  # what it was loaded by; a run of `gpt-course finetune` gives the card its content
+    # what it was loaded by; a run of `gpt-course finetune` gives the card its content
+    source: str | Path | None = None,
     name: str | None = None,  # title of the card; default: the folder's name
     dtype: str = "f32",  # `f32` or `f16`
     license: str | None = None,  # as the Hub writes it; `None`: `known_license`
     overwrite: bool = False,
 ) -> Path:  # the folder
     "A folder that Transformers loads unchanged: weights, tokenizer, chat template, generation settings, card."
-    name, types, theirs = _title(name, folder), {"f32": torch.float32, "f16": torch.float16}, _inner_transformers(model)
-    if dtype not in types: raise ValueError(f"dtype is {dtype!r}; a Hugging Face folder can be f32 or f16")
-    if theirs and not _inner_transformers(tokenizer): raise ValueError("a model of Transformers needs its own tokenizer; give the one it was loaded with")
+    name, types, theirs = (
+        _title(name, folder),
+        {"f32": torch.float32, "f16": torch.float16},
+        _inner_transformers(model),
+    )
+    if dtype not in types:
+        raise ValueError(f"dtype is {dtype!r}; a Hugging Face folder can be f32 or f16")
+    if theirs and not _inner_transformers(tokenizer):
+        raise ValueError(
+            "a model of Transformers needs its own tokenizer; give the one it was loaded with"
+        )
     c, eos = (theirs or _gpt2_only(model)).config, getattr(tokenizer, "eot_token", None)
     with whole_folder(folder, overwrite) as new:
-        if theirs: (theirs if dtype == "f32" else copy.deepcopy(theirs).to(types[dtype])).save_pretrained(new)
+        if theirs:
+            (
+                theirs if dtype == "f32" else copy.deepcopy(theirs).to(types[dtype])
+            ).save_pretrained(new)
         else:
             save_pretrained(model, new, types[dtype])
-            write_json(new / "generation_config.json", {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos, "do_sample": False, "max_length": c.n_positions})
-        _write_tokenizer(new, tokenizer, getattr(c, "n_positions", 0), not theirs or bool(read_run(source)))
-        write_atomic(new / "README.md", model_card(name, theirs or model, source, license, _USE_HF))
+            write_json(
+                new / "generation_config.json",
+                {
+                    "bos_token_id": eos,
+                    "eos_token_id": eos,
+                    "pad_token_id": eos,
+                    "do_sample": False,
+                    "max_length": c.n_positions,
+                },
+            )
+        _write_tokenizer(
+            new,
+            tokenizer,
+            getattr(c, "n_positions", 0),
+            not theirs or bool(read_run(source)),
+        )
+        write_atomic(
+            new / "README.md",
+            model_card(name, theirs or model, source, license, _USE_HF),
+        )
     return Path(folder)
 
 
@@ -318,8 +534,17 @@ print(tokenizer.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:
 ```"""
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-042
-_GGUF_NAMES = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv",
-               "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}
+_GGUF_NAMES = {
+    "wte": "token_embd",
+    "wpe": "position_embd",
+    "ln_f": "output_norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
 
 
 def gguf_name(
@@ -327,7 +552,8 @@ def gguf_name(
 ) -> str:  # such as `blk.0.attn_norm.weight`
     "What llama.cpp calls a parameter of GPT-2 (llama.cpp, gguf-py/gguf/constants.py)."
     stem, kind = name.rsplit(".", 1) if "." in name else (name, "weight")
-    if not stem.startswith("h."): return f"{_GGUF_NAMES[stem]}.{kind}"
+    if not stem.startswith("h."):
+        return f"{_GGUF_NAMES[stem]}.{kind}"
     _, block, part = stem.split(".", 2)
     return f"blk.{block}.{_GGUF_NAMES[part]}.{kind}"
 
@@ -335,11 +561,16 @@ def gguf_name(
 def _gguf_tensor(name: str, p: torch.Tensor, dtype: str):
     "The numbers as they are stored, and their GGUF type; vectors and positions stay in 32 bits, as llama.cpp wants them."
     import gguf
+
     array = p.detach().to("cpu", torch.float32).numpy()
-    if array.ndim < 2 or name.startswith("position_embd"): return array, None
-    if dtype == "f16": return array.astype(np.float16), None
+    if array.ndim < 2 or name.startswith("position_embd"):
+        return array, None
+    if dtype == "f16":
+        return array.astype(np.float16), None
     if dtype == "q8_0" and array.shape[1] % 32 == 0:  # its blocks have 32 numbers
-        return gguf.quantize(array, gguf.GGMLQuantizationType.Q8_0), gguf.GGMLQuantizationType.Q8_0
+        return gguf.quantize(
+            array, gguf.GGMLQuantizationType.Q8_0
+        ), gguf.GGMLQuantizationType.Q8_0
     return array, None
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-043
@@ -353,29 +584,57 @@ def write_gguf(
 ) -> Path:
     "One GGUF file: shape, tokenizer, template and weights (keys as llama.cpp's convert_hf_to_gguf.py writes them for GPT-2)."
     import gguf
-    if dtype not in (kinds := {"f32": 0, "f16": 1, "q8_0": 7}): raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(kinds)}")
-    c, (tokens, merges), eos, path = model.config, vocabulary(tokenizer), tokenizer.eot_token, Path(path)
-    spare = [f"[PAD{i}]" for i in range(len(tokens), c.vocab_size)]  # rows of the model without a token
+
+    if dtype not in (kinds := {"f32": 0, "f16": 1, "q8_0": 7}):
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(kinds)}")
+    c, (tokens, merges), eos, path = (
+        model.config,
+        vocabulary(tokenizer),
+        tokenizer.eot_token,
+        Path(path),
+    )
+    # rows of the model without a token
+    spare = [f"[PAD{i}]" for i in range(len(tokens), c.vocab_size)]
     w = gguf.GGUFWriter(part := path.with_name(f".{path.name}.part"), "gpt2")
     w.add_name(name or path.stem)
-    if license: w.add_license(license)
-    w.add_context_length(c.n_positions); w.add_embedding_length(c.n_embd); w.add_block_count(c.n_layer); w.add_feed_forward_length(4 * c.n_embd)
-    w.add_head_count(c.n_head); w.add_layer_norm_eps(c.layer_norm_epsilon); w.add_file_type(kinds[dtype])
+    if license:
+        w.add_license(license)
+    w.add_context_length(c.n_positions)
+    w.add_embedding_length(c.n_embd)
+    w.add_block_count(c.n_layer)
+    w.add_feed_forward_length(4 * c.n_embd)
+    w.add_head_count(c.n_head)
+    w.add_layer_norm_eps(c.layer_norm_epsilon)
+    w.add_file_type(kinds[dtype])
     w.add_sampling_temp(0.0)  # greedy, unless the user asks for something else
-    w.add_tokenizer_model("gpt2"); w.add_tokenizer_pre("gpt-2")
-    w.add_token_list(tokens + spare); w.add_token_merges(merges)
-    w.add_token_types([gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL] + [gguf.TokenType.UNUSED] * len(spare))
-    w.add_bos_token_id(eos); w.add_eos_token_id(eos); w.add_pad_token_id(eos)
-    w.add_add_bos_token(False); w.add_add_eos_token(False)  # the prompt begins with its first word, as in training
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("gpt-2")
+    w.add_token_list(tokens + spare)
+    w.add_token_merges(merges)
+    w.add_token_types(
+        [gguf.TokenType.NORMAL] * (len(tokens) - 1)
+        + [gguf.TokenType.CONTROL]
+        + [gguf.TokenType.UNUSED] * len(spare)
+    )
+    w.add_bos_token_id(eos)
+    w.add_eos_token_id(eos)
+    w.add_pad_token_id(eos)
+    # the prompt begins with its first word, as in training
+    w.add_add_bos_token(False)
+    w.add_add_eos_token(False)
     w.add_chat_template(chat_template())
     for key, p in model.named_parameters():
         array, kind = _gguf_tensor(gguf_name(key), p, dtype)
         w.add_tensor(gguf_name(key), array, raw_dtype=kind)
     try:
-        w.write_header_to_file(); w.write_kv_data_to_file(); w.write_tensors_to_file(); w.close()
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
         os.replace(part, path)
     except BaseException:
-        w.close(); part.unlink(missing_ok=True)
+        w.close()
+        part.unlink(missing_ok=True)
         raise
     return path
 
@@ -386,12 +645,15 @@ def modelfile(
 ) -> str:
     "An Ollama `Modelfile` with the Alpaca template, the stop strings and greedy decoding."
     opening, paired, before_input, response = _cut_prompt()
-    shared = os.path.commonprefix([opening, paired])  # write what both openings share once
-    only, tail = paired[len(shared):], opening[len(shared):]
+    # write what both openings share once
+    shared = os.path.commonprefix([opening, paired])
+    only, tail = paired[len(shared) :], opening[len(shared) :]
     middle = only.removesuffix(tail)
     template = f"{shared}{{{{ if .System }}}}{middle}{{{{ end }}}}{tail}{{{{ .Prompt }}}}{{{{ if .System }}}}{before_input}{{{{ .System }}}}{{{{ end }}}}{response}{{{{ .Response }}}}{END}"
-    return (f'FROM ./{gguf_file}\n\nTEMPLATE """{template}"""\n\n'
-            f'PARAMETER stop "{END}"\nPARAMETER stop "### Instruction:"\nPARAMETER temperature 0\nPARAMETER repeat_penalty 1\nPARAMETER num_ctx {context}\n')
+    return (
+        f'FROM ./{gguf_file}\n\nTEMPLATE """{template}"""\n\n'
+        f'PARAMETER stop "{END}"\nPARAMETER stop "### Instruction:"\nPARAMETER temperature 0\nPARAMETER repeat_penalty 1\nPARAMETER num_ctx {context}\n'
+    )
 
 
 def export_gguf(
@@ -406,18 +668,27 @@ def export_gguf(
 ) -> Path:  # the GGUF file
     "A folder for llama.cpp and Ollama: one file with weights, tokenizer and template, and a `Modelfile`."
     name = _title(name, folder)
-    if dtype not in ("f32", "f16", "q8_0"): raise ValueError(f"dtype is {dtype!r}; a GGUF file can be f32, f16 or q8_0")
+    if dtype not in ("f32", "f16", "q8_0"):
+        raise ValueError(f"dtype is {dtype!r}; a GGUF file can be f32, f16 or q8_0")
     if _inner_transformers(model) or _inner_transformers(tokenizer):
-        raise ValueError("this is a model or tokenizer of Transformers, and only GPT-2 with its own tokenizer is written as GGUF here; export it to hf, "
-                         "and give that folder to llama.cpp's own convert_hf_to_gguf.py")
-    try: import gguf
-    except ImportError: raise ValueError("the package gguf is missing, which writes the file; run: pip install gguf") from None
+        raise ValueError(
+            "this is a model or tokenizer of Transformers, and only GPT-2 with its own tokenizer is written as GGUF here; export it to hf, "
+            "and give that folder to llama.cpp's own convert_hf_to_gguf.py"
+        )
+    try:
+        import gguf
+    except ImportError:
+        raise ValueError(
+            "the package gguf is missing, which writes the file; run: pip install gguf"
+        ) from None
     file, license = f"{name}-{dtype.upper()}.gguf", license or known_license(source)
     use = f"With llama.cpp: `llama-cli -m {file}`. With Ollama: `ollama create {name} -f Modelfile`, then `ollama run {name}`."
     with whole_folder(folder, overwrite) as new:
         write_gguf(new / file, _gpt2_only(model), tokenizer, dtype, name, license)
         write_atomic(new / "Modelfile", modelfile(file, model.config.n_positions))
-        write_atomic(new / "README.md", model_card(name, model, source, license, use, "gguf"))
+        write_atomic(
+            new / "README.md", model_card(name, model, source, license, use, "gguf")
+        )
     return Path(folder) / file
 
 # %% ../nbs/13_sharing.ipynb #13-sharing-055
@@ -430,17 +701,37 @@ def push_to_hub(
 ) -> str:  # the address of the commit
     "Upload an exported folder to the Hugging Face Hub."
     folder = Path(folder)
-    if not (folder / "README.md").is_file(): raise ValueError(f"{folder}: has no README.md; export the model first, and push that folder")
+    if not (folder / "README.md").is_file():
+        raise ValueError(
+            f"{folder}: has no README.md; export the model first, and push that folder"
+        )
     head = (folder / "README.md").read_text("utf-8").split("---")
     if not private and (len(head) < 3 or "\nlicense:" not in head[1]):
-        raise ValueError(f"{folder / 'README.md'}: states no licence; a public model needs one: export with a licence, or publish it privately")
-    try: from huggingface_hub import HfApi, get_token
-    except ImportError: raise ValueError("the package huggingface_hub is missing; run: pip install huggingface_hub") from None
+        raise ValueError(
+            f"{folder / 'README.md'}: states no licence; a public model needs one: export with a licence, or publish it privately"
+        )
+    try:
+        from huggingface_hub import HfApi, get_token
+    except ImportError:
+        raise ValueError(
+            "the package huggingface_hub is missing; run: pip install huggingface_hub"
+        ) from None
     if not (token or get_token()):
-        raise ValueError("not logged in to the Hugging Face Hub; nothing was uploaded; run `hf auth login` once, or set HF_TOKEN, and try again")
+        raise ValueError(
+            "not logged in to the Hugging Face Hub; nothing was uploaded; run `hf auth login` once, or set HF_TOKEN, and try again"
+        )
     api = HfApi(endpoint=endpoint, token=token)
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Upload with gpt_course {gpt_course.__version__}", ignore_patterns=[".*"]))
+        return str(
+            api.upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                commit_message=f"Upload with gpt_course {gpt_course.__version__}",
+                ignore_patterns=[".*"],
+            )
+        )
     except Exception as e:  # the library has many kinds of failure
-        raise ValueError(f"{repo_id}: could not be uploaded ({type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0]}); check name, rights and network, and try again") from e
+        raise ValueError(
+            f"{repo_id}: could not be uploaded ({type(e).__name__}: {(str(e).strip() or 'no message').splitlines()[0]}); check name, rights and network, and try again"
+        ) from e

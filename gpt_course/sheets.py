@@ -8,9 +8,33 @@ import random, re
 from functools import cache
 from pathlib import Path
 from .dataset import ASSETS
-from .encyclopedia import Encyclopedia, Relation, is_held_out, misspell, some_row, strange_word
-from .sentences import (COMPOUND, GENERATORS, NUMBER_WORDS, OBJECT_FORM, Clause, Phrase, be, finite, join_and, negative, noun_phrase, question,
-                                  random_group, some_clause, some_time, statement, tell)
+from gpt_course.encyclopedia import (
+    Encyclopedia,
+    Relation,
+    is_held_out,
+    misspell,
+    some_row,
+    strange_word,
+)
+from gpt_course.sentences import (
+    COMPOUND,
+    GENERATORS,
+    NUMBER_WORDS,
+    OBJECT_FORM,
+    Clause,
+    Phrase,
+    be,
+    finite,
+    join_and,
+    negative,
+    noun_phrase,
+    question,
+    random_group,
+    some_clause,
+    some_time,
+    statement,
+    tell,
+)
 
 _QUOTES = ('"{}"', "'{}'")
 
@@ -19,26 +43,41 @@ __all__ = ['KINDS', 'CHECKED', 'read_labels', 'clause_forms', 'clause_sheet', 's
            'kind_sheet', 'page_sheet', 'table_sheet', 'sheet_document', 'practice_cases', 'practised']
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-005
-_HEADS = (("Before", "After"), ("Original", "Changed"), ("From", "To"), ("Given", "Found"), ("Text", "Result"), ("Old", "New"), ("Start", "End"), ("Left", "Right"))
+_HEADS = (
+    ("Before", "After"),
+    ("Original", "Changed"),
+    ("From", "To"),
+    ("Given", "Found"),
+    ("Text", "Result"),
+    ("Old", "New"),
+    ("Start", "End"),
+    ("Left", "Right"),
+)
 
 
 @cache
 def read_labels(
-    path: Path = ASSETS / "sheet_labels.txt",  # a line for each form: `form: label | label`
+    # a line for each form: `form: label | label`
+    path: Path = ASSETS / "sheet_labels.txt",
 ) -> dict[str, list[str]]:  # form to labels; kept in memory, so do not change it
     "What stands over a text of a sheet; `ValueError` names the line of what is wrong."
     out = {}
     for n, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         form, colon, labels = line.partition(": ")
-        if not line.strip() or line.startswith("#"): continue
-        if not colon or form in out: raise ValueError(f"{path.name}, line {n}: {line!r} {'names a form again' if colon else 'is not `form: label | label`'}")
+        if not line.strip() or line.startswith("#"):
+            continue
+        if not colon or form in out:
+            raise ValueError(
+                f"{path.name}, line {n}: {line!r} {'names a form again' if colon else 'is not `form: label | label`'}"
+            )
         out[form] = labels.split(" | ")
     return out
 
 
 def _label(rng: random.Random, form: str, **words: str) -> str:
     text = rng.choice(read_labels()[form])
-    for key, value in words.items(): text = text.replace("{" + key + "}", value)
+    for key, value in words.items():
+        text = text.replace("{" + key + "}", value)
     return text.lower() if rng.random() < 0.15 else text
 
 
@@ -46,14 +85,28 @@ def _lay_out(rng: random.Random, title: str, lines: list[tuple[str, str]]) -> st
     "Labels and texts one under the other, in one of many ways."
     way, mark = rng.randrange(8), rng.choice(("== ", "= ", "-- ", "* ", "• ", "> "))
     quote = rng.choice(("{}", "{}", "{}", "'{}'", '"{}"', "“{}”"))
-    if any(c in text for _, text in lines for c in "'\"\n"): quote = "{}"
+    if any(c in text for _, text in lines for c in "'\"\n"):
+        quote = "{}"
     texts = [(label, quote.format(text)) for label, text in lines]
-    if way < 2: body = "\n\n".join(f"{mark}{label}{rng.choice((':', '')) if way else ':'}\n{text}" for label, text in texts)
-    elif way == 2: body = "\n\n".join(f"{label}:\n{text}" for label, text in texts)
-    elif way == 3: body = "\n".join(f"{i}. {label}: {text}" for i, (label, text) in enumerate(texts, 1))
-    elif way == 4: body = "\n".join(f"{text} ({label[:1].lower() + label[1:]})" for label, text in texts)
-    elif way == 5: body = " ".join(f"{label}: {text}" for label, text in texts)
-    else: body = "\n".join(f"{label}: {text}" for label, text in texts)
+    if way < 2:
+        body = "\n\n".join(
+            f"{mark}{label}{rng.choice((':', '')) if way else ':'}\n{text}"
+            for label, text in texts
+        )
+    elif way == 2:
+        body = "\n\n".join(f"{label}:\n{text}" for label, text in texts)
+    elif way == 3:
+        body = "\n".join(
+            f"{i}. {label}: {text}" for i, (label, text) in enumerate(texts, 1)
+        )
+    elif way == 4:
+        body = "\n".join(
+            f"{text} ({label[:1].lower() + label[1:]})" for label, text in texts
+        )
+    elif way == 5:
+        body = " ".join(f"{label}: {text}" for label, text in texts)
+    else:
+        body = "\n".join(f"{label}: {text}" for label, text in texts)
     return f"{title}{rng.choice((chr(10), chr(10) * 2))}{body}" if title else body
 
 
@@ -61,79 +114,211 @@ def _pairs_sheet(rng: random.Random, pairs: list[tuple[str, str, str]]) -> str:
     "The name of what is done, then a text before and after it: once, or for several texts that the same is done to."
     label, heads = pairs[0][0], rng.choice(_HEADS)
     way, mark = rng.randrange(6), rng.choice(("== ", "= ", "-- ", "> "))
-    if any("\n" in a + b for _, a, b in pairs): way = rng.choice((0, 1, 3))  # several lines do not begin behind a label
-    if rng.random() < 0.25: head = rng.choice(("Exercise: {}", "Practice: {}", "Lesson: {}", "Example of '{}'", "{}, an example", "Exercise {n}: {}")).format(label, n=rng.randint(1, 30))
-    else: head = rng.choice((label, label + ":", mark + label, mark + label))
-    if way < 2: return "\n\n".join(f"{head}\n\n{mark}{heads[0]}:\n{a}\n\n{mark}{heads[1]}:\n{b}" for _, a, b in pairs)
-    if way == 2: return f"{head}\n" + "\n".join(f"{heads[0]}: {a}\n{heads[1]}: {b}" for _, a, b in pairs)
-    if way == 3: return f"{head}\n\n" + "\n\n".join(f"{a}\n{b}" for _, a, b in pairs)
-    if way == 4: return f"{head}\n" + "\n".join(f"{a}{rng.choice((' → ', ' = ', ' => ', ' / '))}{b}" for _, a, b in pairs)
+    # several lines do not begin behind a label
+    if any("\n" in a + b for _, a, b in pairs):
+        way = rng.choice((0, 1, 3))
+    if rng.random() < 0.25:
+        head = rng.choice(
+            (
+                "Exercise: {}",
+                "Practice: {}",
+                "Lesson: {}",
+                "Example of '{}'",
+                "{}, an example",
+                "Exercise {n}: {}",
+            )
+        ).format(label, n=rng.randint(1, 30))
+    else:
+        head = rng.choice((label, label + ":", mark + label, mark + label))
+    if way < 2:
+        return "\n\n".join(
+            f"{head}\n\n{mark}{heads[0]}:\n{a}\n\n{mark}{heads[1]}:\n{b}"
+            for _, a, b in pairs
+        )
+    if way == 2:
+        return f"{head}\n" + "\n".join(
+            f"{heads[0]}: {a}\n{heads[1]}: {b}" for _, a, b in pairs
+        )
+    if way == 3:
+        return f"{head}\n\n" + "\n\n".join(f"{a}\n{b}" for _, a, b in pairs)
+    if way == 4:
+        return f"{head}\n" + "\n".join(
+            f"{a}{rng.choice((' → ', ' = ', ' => ', ' / '))}{b}" for _, a, b in pairs
+        )
     return "\n\n".join(f"{a}\n{label}: {b}" for _, a, b in pairs)
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-007
 def _some_words(rng: random.Random, enc: Encyclopedia, n: int) -> list[str]:
-    return [strange_word(rng) if rng.random() < 0.1 else rng.choice(enc.vocabulary) for _ in range(n)]
+    return [
+        strange_word(rng) if rng.random() < 0.1 else rng.choice(enc.vocabulary)
+        for _ in range(n)
+    ]
 
 
 def _strange_clause(rng: random.Random, enc: Encyclopedia, clause: Clause) -> Clause:
     "The clause with any words as subject and object."
-    word, thing = (next(w for w in iter(lambda: _some_words(rng, enc, 1)[0], "") if not w.endswith("s")) for _ in range(2))  # no plurals
-    subject = Phrase(word.capitalize(), False, "it") if rng.random() < 0.3 else Phrase(f"the {word}", False, "it")
-    if clause.object.text: clause = clause._replace(object=Phrase(f"{rng.choice(('the', 'the', 'his', 'her', 'every'))} {thing}", False, "it"))
+    # no plurals
+    word, thing = (
+        next(
+            w
+            for w in iter(lambda: _some_words(rng, enc, 1)[0], "")
+            if not w.endswith("s")
+        )
+        for _ in range(2)
+    )
+    subject = (
+        Phrase(word.capitalize(), False, "it")
+        if rng.random() < 0.3
+        else Phrase(f"the {word}", False, "it")
+    )
+    if clause.object.text:
+        clause = clause._replace(
+            object=Phrase(
+                f"{rng.choice(('the', 'the', 'his', 'her', 'every'))} {thing}",
+                False,
+                "it",
+            )
+        )
     return clause._replace(subject=subject)
 
 
 def clause_forms(
     rng: random.Random,
     enc: Encyclopedia,
-    strange: float = 0.4,  # share of sentences that nobody has written: their subject and object are any words
+    # share of sentences that nobody has written: their subject and object are any words
+    strange: float = 0.4,
 ) -> tuple[str, dict[str, str]]:  # its tense; form to text
     "A sentence in many forms: `base` is the plain one, in that tense, and `wrong` has a mistake."
     tense = rng.choice(("present", "past", "past", "future", "continuous", "perfect"))
     clause = some_clause(rng, enc.lexicon, once=tense == "past", pronouns=0.2)
-    if rng.random() < strange: clause = _strange_clause(rng, enc, clause)
-    elif rng.random() < 0.5 and tense in ("present", "past", "future"): clause = some_time(rng, enc.lexicon, clause, "habit" if tense == "present" else tense)
+    if rng.random() < strange:
+        clause = _strange_clause(rng, enc, clause)
+    elif rng.random() < 0.5 and tense in ("present", "past", "future"):
+        clause = some_time(
+            rng, enc.lexicon, clause, "habit" if tense == "present" else tense
+        )
     subject, verb, thing = clause.subject, clause.verb, clause.object
-    out = {"base": statement(clause, tense), "question": question(clause, tense), "negative": negative(clause, tense), "short": negative(clause, tense, short=True),
-           "verb": finite(clause, tense), "subject": subject.text, "tense": tense.replace("continuous", "present continuous").replace("perfect", "present perfect")}
-    if not clause.time and verb.base != verb.past: out |= {t: statement(clause, t) for t in ("present", "past", "future", *COMPOUND) if t != tense}
-    if subject.pronoun != subject.text and subject.noun: out["pronoun"] = statement(clause._replace(subject=subject._replace(text=subject.pronoun)), tense)
+    out = {
+        "base": statement(clause, tense),
+        "question": question(clause, tense),
+        "negative": negative(clause, tense),
+        "short": negative(clause, tense, short=True),
+        "verb": finite(clause, tense),
+        "subject": subject.text,
+        "tense": tense.replace("continuous", "present continuous").replace(
+            "perfect", "present perfect"
+        ),
+    }
+    if not clause.time and verb.base != verb.past:
+        out |= {
+            t: statement(clause, t)
+            for t in ("present", "past", "future", *COMPOUND)
+            if t != tense
+        }
+    if subject.pronoun != subject.text and subject.noun:
+        out["pronoun"] = statement(
+            clause._replace(subject=subject._replace(text=subject.pronoun)), tense
+        )
     if thing.text:
         out["object"] = thing.text
         if tense in ("present", "past", "future"):
             be_ = "will be" if tense == "future" else be(thing, tense)
-            out["passive"] = tell(thing.text, be_, verb.participle, "by", OBJECT_FORM.get(subject.text, subject.text), clause.place, clause.time)
-            out["agentless"] = tell(thing.text, be_, verb.participle, clause.place, clause.time)
+            out["passive"] = tell(
+                thing.text,
+                be_,
+                verb.participle,
+                "by",
+                OBJECT_FORM.get(subject.text, subject.text),
+                clause.place,
+                clause.time,
+            )
+            out["agentless"] = tell(
+                thing.text, be_, verb.participle, clause.place, clause.time
+            )
     if tense == "present":
         out["command"] = tell(verb.base, thing.text, clause.place)
         wrong = clause._replace(verb=verb._replace(base=verb.third, third=verb.base))
         out["wrong"] = statement(wrong, "present")
-    if tense in ("present", "past") and not clause.time and subject.text not in ("I", "you", "we") and verb.base != verb.past:
-        who, told = rng.choice(enc.lexicon["names"])[0], statement(clause, "past" if tense == "present" else "past_perfect")
-        out["direct"] = f'{who} said, {rng.choice(_QUOTES).format(out["base"])}'
-        out["reported"] = f"{who} said that {told if subject.text[:1].isupper() else told[:1].lower() + told[1:]}"
+    if (
+        tense in ("present", "past")
+        and not clause.time
+        and subject.text not in ("I", "you", "we")
+        and verb.base != verb.past
+    ):
+        who, told = (
+            rng.choice(enc.lexicon["names"])[0],
+            statement(clause, "past" if tense == "present" else "past_perfect"),
+        )
+        out["direct"] = f"{who} said, {rng.choice(_QUOTES).format(out['base'])}"
+        out["reported"] = (
+            f"{who} said that {told if subject.text[:1].isupper() else told[:1].lower() + told[1:]}"
+        )
     if subject.noun and not subject.adjective:
-        more = noun_phrase(subject.noun, subject.determiner or "the", subject.plural, rng.choice(subject.noun.adjectives))
+        more = noun_phrase(
+            subject.noun,
+            subject.determiner or "the",
+            subject.plural,
+            rng.choice(subject.noun.adjectives),
+        )
         out["adjective"] = statement(clause._replace(subject=more), tense)
     return tense, out
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-009
-_PAIRS = {("base", "passive"): "active_to_passive", ("base", "question"): "statement_to_question", ("base", "negative"): "positive_to_negative", ("negative", "short"): "contract",
-          ("base", "pronoun"): "pronoun_for_noun", ("base", "verb"): "verb_of_sentence", ("base", "subject"): "subject_of_sentence", ("base", "object"): "object_of_sentence",
-          ("base", "tense"): "tense_of_sentence", ("present", "past"): "present_to_past", ("past", "present"): "past_to_present", ("present", "future"): "present_to_future",
-          ("present", "continuous"): "present_to_continuous", ("wrong", "base"): "agreement_error", ("direct", "reported"): "direct_to_reported"}
-_DONE = {("passive", "base"): "active", ("question", "base"): "statement", ("negative", "base"): "positive", ("short", "negative"): "full", ("negative", "short"): "contracted",
-         ("wrong", "base"): "corrected", ("direct", "reported"): "reported", ("reported", "direct"): "direct"}  # the label of two forms, where it is not that of the second
+_PAIRS = {
+    ("base", "passive"): "active_to_passive",
+    ("base", "question"): "statement_to_question",
+    ("base", "negative"): "positive_to_negative",
+    ("negative", "short"): "contract",
+    ("base", "pronoun"): "pronoun_for_noun",
+    ("base", "verb"): "verb_of_sentence",
+    ("base", "subject"): "subject_of_sentence",
+    ("base", "object"): "object_of_sentence",
+    ("base", "tense"): "tense_of_sentence",
+    ("present", "past"): "present_to_past",
+    ("past", "present"): "past_to_present",
+    ("present", "future"): "present_to_future",
+    ("present", "continuous"): "present_to_continuous",
+    ("wrong", "base"): "agreement_error",
+    ("direct", "reported"): "direct_to_reported",
+}
+_DONE = {
+    ("passive", "base"): "active",
+    ("question", "base"): "statement",
+    ("negative", "base"): "positive",
+    ("short", "negative"): "full",
+    ("negative", "short"): "contracted",
+    # the label of two forms, where it is not that of the second
+    ("wrong", "base"): "corrected",
+    ("direct", "reported"): "reported",
+    ("reported", "direct"): "direct",
+}
 
 
-def _is_asked(enc: Encyclopedia, tense: str, forms: dict[str, str], a: str, b: str) -> bool:
+def _is_asked(
+    enc: Encyclopedia, tense: str, forms: dict[str, str], a: str, b: str
+) -> bool:
     "Are these two forms of a sentence a row that is kept for instruction records?"
     for first, second in ((a, b), (b, a)):
-        for pair in {(first, second), (tense if first == "base" else first, tense if second == "base" else second)}:
+        for pair in {
+            (first, second),
+            (
+                tense if first == "base" else first,
+                tense if second == "base" else second,
+            ),
+        }:
             made = _PAIRS.get(pair)
-            relation = next((r for r in enc.relations if made and r.generator == made), None)
-            key = "answer" if second in ("verb", "subject", "object", "tense") else "after"
-            if relation and is_held_out(relation, {"before": forms[first], key: forms[second]}): return True
+            relation = next(
+                (r for r in enc.relations if made and r.generator == made), None
+            )
+            key = (
+                "answer"
+                if second in ("verb", "subject", "object", "tense")
+                else "after"
+            )
+            if relation and is_held_out(
+                relation, {"before": forms[first], key: forms[second]}
+            ):
+                return True
     return False
 
 
@@ -141,142 +326,374 @@ def clause_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     "A sentence in several of its forms; or several sentences to which the same is done."
     tense, forms = clause_forms(rng, enc)
     if rng.random() < 0.5:
-        fits = [p for p in _DONE if p[0] in forms and p[1] in forms] + [("base", b) for b in forms if b not in ("base", "wrong", "direct", "reported", "short")]
+        fits = [p for p in _DONE if p[0] in forms and p[1] in forms] + [
+            ("base", b)
+            for b in forms
+            if b not in ("base", "wrong", "direct", "reported", "short")
+        ]
         a, b = rng.choice(fits)
-        label, pairs, n = _label(rng, _DONE.get((a, b), b)), [], rng.choice((1, 1, 2, 3, 4))
+        label, pairs, n = (
+            _label(rng, _DONE.get((a, b), b)),
+            [],
+            rng.choice((1, 1, 2, 3, 4)),
+        )
         for _ in range(40):
-            if a in forms and b in forms and not _is_asked(enc, tense, forms, a, b): pairs.append((label, forms[a], forms[b]))
-            if len(pairs) == n: break
+            if a in forms and b in forms and not _is_asked(enc, tense, forms, a, b):
+                pairs.append((label, forms[a], forms[b]))
+            if len(pairs) == n:
+                break
             tense, forms = clause_forms(rng, enc)
         return _pairs_sheet(rng, pairs) if pairs else clause_sheet(rng, enc)
     plain, out = _label(rng, "base"), []
-    for form in rng.sample([f for f in forms if f not in ("base", "wrong")], min(len(forms) - 1, rng.choice((2, 3, 4, 5, 6)))):
-        if any(_is_asked(enc, tense, forms, form, other) for other in ("base", *out)): continue
+    for form in rng.sample(
+        [f for f in forms if f not in ("base", "wrong")],
+        min(len(forms) - 1, rng.choice((2, 3, 4, 5, 6))),
+    ):
+        if any(_is_asked(enc, tense, forms, form, other) for other in ("base", *out)):
+            continue
         out.append(form)
     lines = [(_label(rng, form), forms[form]) for form in out]
-    return _lay_out(rng, forms["base"], lines) if rng.random() < 0.25 and lines else _lay_out(rng, "", [(plain, forms["base"]), *lines])
+    return (
+        _lay_out(rng, forms["base"], lines)
+        if rng.random() < 0.25 and lines
+        else _lay_out(rng, "", [(plain, forms["base"]), *lines])
+    )
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-011
-_OPENERS = frozenset("the a an he she it they we this that these those his her their my our your there in on at many some every when if one two you most all both each no after before with for".split())
+_OPENERS = frozenset(
+    "the a an he she it they we this that these those his her their my our your there in on at many some every when if one two you most all both each no after before with for".split()
+)
 
 
 def _slip(rng: random.Random, word: str) -> str:
-    while (wrong := misspell(rng, word)) == word: pass
+    while (wrong := misspell(rng, word)) == word:
+        pass
     return wrong
 
 
 def sentence_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     "What can be said about any sentence, or done to it, without understanding it."
     label, out = None, []
-    n, form = rng.choice((1, 1, 2, 3)), rng.choice(("spelled", "spelled", "slip", "marked", "use", "use", "use", "replaced", "left_out", "filled", "joined", "split", "backwards", "all", "all", "all"))
+    n, form = (
+        rng.choice((1, 1, 2, 3)),
+        rng.choice(
+            (
+                "spelled",
+                "spelled",
+                "slip",
+                "marked",
+                "use",
+                "use",
+                "use",
+                "replaced",
+                "left_out",
+                "filled",
+                "joined",
+                "split",
+                "backwards",
+                "all",
+                "all",
+                "all",
+            )
+        ),
+    )
     for _ in range(1000):
-        if len(out) == n: break
-        s, s2 = rng.sample(enc.sentences, 2) if len(enc.sentences) > 1 else ("The sun is quite bright.", "The snow melts slowly.")
+        if len(out) == n:
+            break
+        s, s2 = (
+            rng.sample(enc.sentences, 2)
+            if len(enc.sentences) > 1
+            else ("The sun is quite bright.", "The snow melts slowly.")
+        )
         tokens = s[:-1].split()
         places = [i for i, t in enumerate(tokens) if i and re.fullmatch("[a-z]{4,}", t)]
-        if not places or len(set(tokens)) < len(tokens) or tokens[0].lower() not in _OPENERS or s2.split()[0].lower() not in _OPENERS: continue
+        if (
+            not places
+            or len(set(tokens)) < len(tokens)
+            or tokens[0].lower() not in _OPENERS
+            or s2.split()[0].lower() not in _OPENERS
+        ):
+            continue
         at = rng.choice(places)
         w, x = tokens[at], _some_words(rng, enc, 1)[0]
-        def put(new): return " ".join(tokens[:at] + ([new] if new else []) + tokens[at + 1 :]) + s[-1]
+
+        def put(new):
+            return (
+                " ".join(tokens[:at] + ([new] if new else []) + tokens[at + 1 :])
+                + s[-1]
+            )
+
         low, bare = s2[0].lower() + s2[1:], s[0].lower() + s[1:-1]
-        if form == "spelled": out.append((label := label or _label(rng, form), put(_slip(rng, w)), s))
+        if form == "spelled":
+            out.append((label := label or _label(rng, form), put(_slip(rng, w)), s))
         elif form == "slip":
             y = _slip(rng, w)
-            return _lay_out(rng, "", [(_label(rng, "base"), put(y)), (_label(rng, "wrong_word"), y), (_label(rng, "right_word"), w), (_label(rng, "spelled"), s)][: rng.choice((3, 4))])
-        elif form == "marked": out.append((label := label or _label(rng, form), rng.choice((bare, s[:-1].lower(), s[:-1].upper(), bare + s[-1])), s))
-        elif form == "use": out.append((_label(rng, form, w=w), rng.choice((w, w, w.capitalize())), s))
-        elif form == "replaced": out.append((_label(rng, form, w=w, x=x), s, put(x)))
-        elif form == "left_out": out.append((_label(rng, form, w=w), s, put("")))
-        elif form == "filled": out.append((label := label or _label(rng, form), put(rng.choice(("___", "_____", "________", "..."))), s))
+            return _lay_out(
+                rng,
+                "",
+                [
+                    (_label(rng, "base"), put(y)),
+                    (_label(rng, "wrong_word"), y),
+                    (_label(rng, "right_word"), w),
+                    (_label(rng, "spelled"), s),
+                ][: rng.choice((3, 4))],
+            )
+        elif form == "marked":
+            out.append(
+                (
+                    label := label or _label(rng, form),
+                    rng.choice((bare, s[:-1].lower(), s[:-1].upper(), bare + s[-1])),
+                    s,
+                )
+            )
+        elif form == "use":
+            out.append((_label(rng, form, w=w), rng.choice((w, w, w.capitalize())), s))
+        elif form == "replaced":
+            out.append((_label(rng, form, w=w, x=x), s, put(x)))
+        elif form == "left_out":
+            out.append((_label(rng, form, w=w), s, put("")))
+        elif form == "filled":
+            out.append(
+                (
+                    label := label or _label(rng, form),
+                    put(rng.choice(("___", "_____", "________", "..."))),
+                    s,
+                )
+            )
         elif form == "joined":
             word = rng.choice(("and", "but", "so", "while", "because"))
             both = f"{s[:-1]}{'' if word in ('while', 'because') else ','} {word} {low}"
             out.append((f"{_label(rng, form)} with '{word}'", f"{s} {s2}", both))
         elif form == "split":
-            out.append((label := label or _label(rng, form), f"{s[:-1]}, and {low}", f"{s} {s2}"))
-        elif form == "backwards": out.append((label := label or _label(rng, form), part := " ".join(tokens[: rng.choice((3, 4, 5))]), " ".join(part.split()[::-1])))
+            out.append(
+                (
+                    label := label or _label(rng, form),
+                    f"{s[:-1]}, and {low}",
+                    f"{s} {s2}",
+                )
+            )
+        elif form == "backwards":
+            out.append(
+                (
+                    label := label or _label(rng, form),
+                    part := " ".join(tokens[: rng.choice((3, 4, 5))]),
+                    " ".join(part.split()[::-1]),
+                )
+            )
         else:
-            facts = {"upper": s.upper(), "lower": s.lower(), "count": str(len(tokens)), "first": tokens[0].strip(",;:\""), "last": tokens[-1].strip("\""), "left_out": put(""), "replaced": put(x),
-                     "longest": max((t.strip(",;:\"") for t in tokens), key=len), "direct": f"{rng.choice(enc.lexicon['names'])[0]} said, {rng.choice(_QUOTES).format(s)}"}
-            lines = [(_label(rng, f, w=w, x=x), facts[f]) for f in rng.sample(list(facts), rng.choice((2, 3, 4)))]
+            facts = {
+                "upper": s.upper(),
+                "lower": s.lower(),
+                "count": str(len(tokens)),
+                "first": tokens[0].strip(',;:"'),
+                "last": tokens[-1].strip('"'),
+                "left_out": put(""),
+                "replaced": put(x),
+                "longest": max((t.strip(',;:"') for t in tokens), key=len),
+                "direct": f"{rng.choice(enc.lexicon['names'])[0]} said, {rng.choice(_QUOTES).format(s)}",
+            }
+            lines = [
+                (_label(rng, f, w=w, x=x), facts[f])
+                for f in rng.sample(list(facts), rng.choice((2, 3, 4)))
+            ]
             return _lay_out(rng, "", [(_label(rng, "base"), s), *lines])
-    if not out: raise ValueError("no sentence that begins with a small word and has a longer one, in 1,000 draws; add some prose to the encyclopedia")
-    return _pairs_sheet(rng, out) if form not in ("use", "replaced", "left_out", "joined") else "\n\n".join(_pairs_sheet(rng, [p]) for p in out)
+    if not out:
+        raise ValueError(
+            "no sentence that begins with a small word and has a longer one, in 1,000 draws; add some prose to the encyclopedia"
+        )
+    return (
+        _pairs_sheet(rng, out)
+        if form not in ("use", "replaced", "left_out", "joined")
+        else "\n\n".join(_pairs_sheet(rng, [p]) for p in out)
+    )
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-013
-def list_forms(rng: random.Random, enc: Encyclopedia) -> tuple[str, str, dict[str, str]]:  # `numbers`, `list` or, for words to be sorted into groups, a label; the list; form to text
+def list_forms(
+    rng: random.Random,
+    enc: Encyclopedia,
+    # `numbers`, `list` or, for words to be sorted into groups, a label; the list; form to
+    # text
+) -> tuple[str, str, dict[str, str]]:
     "Words or numbers, and what can be done to them."
-    def joined(items): return rng.choice((", ", ", ", ", ", "; ")).join(items)
+
+    def joined(items):
+        return rng.choice((", ", ", ", ", ", "; ")).join(items)
+
     if rng.random() < 0.45:
-        pool = rng.choice((range(1, 21), range(1, 21), range(1, 101), range(-20, 21), range(5, 101, 5), range(1, 1000)))
+        pool = rng.choice(
+            (
+                range(1, 21),
+                range(1, 21),
+                range(1, 101),
+                range(-20, 21),
+                range(5, 101, 5),
+                range(1, 1000),
+            )
+        )
         numbers = rng.sample(pool, rng.choice((3, 4, 4, 5, 5, 6)))
-        forms = {"rising": sorted(numbers), "falling": sorted(numbers)[::-1], "backwards": numbers[::-1], "even": [n for n in numbers if n % 2 == 0], "odd": [n for n in numbers if n % 2],
-                 "greatest": [max(numbers)], "least": [min(numbers)], "items": [len(numbers)]}
-        given, texts = joined(map(str, numbers)), {k: ", ".join(map(str, v)) or "none" for k, v in forms.items()}
-        if rng.random() < 0.2: given, texts = f"[{given.replace(';', ',')}]", {k: f"[{v}]" if "," in v else v for k, v in texts.items()}
+        forms = {
+            "rising": sorted(numbers),
+            "falling": sorted(numbers)[::-1],
+            "backwards": numbers[::-1],
+            "even": [n for n in numbers if n % 2 == 0],
+            "odd": [n for n in numbers if n % 2],
+            "greatest": [max(numbers)],
+            "least": [min(numbers)],
+            "items": [len(numbers)],
+        }
+        given, texts = (
+            joined(map(str, numbers)),
+            {k: ", ".join(map(str, v)) or "none" for k, v in forms.items()},
+        )
+        if rng.random() < 0.2:
+            given, texts = (
+                f"[{given.replace(';', ',')}]",
+                {k: f"[{v}]" if "," in v else v for k, v in texts.items()},
+            )
         plain = "numbers"
     else:
-        if rng.random() < 0.6: name, words = random_group(rng, enc.lexicon, 3, 5)
-        else: name, words = "", _some_words(rng, enc, rng.choice((2, 3, 3, 4, 5)))
-        if len(set(words)) < len(words): return list_forms(rng, enc)
+        if rng.random() < 0.6:
+            name, words = random_group(rng, enc.lexicon, 3, 5)
+        else:
+            name, words = "", _some_words(rng, enc, rng.choice((2, 3, 3, 4, 5)))
+        if len(set(words)) < len(words):
+            return list_forms(rng, enc)
         given, plain = joined(words), "list"
-        texts = {"sorted": ", ".join(sorted(words, key=str.lower)), "backwards": ", ".join(words[::-1]), "items": NUMBER_WORDS[len(words)], "first": words[0], "last": words[-1], "and": join_and(words),
-                 "lines": "\n".join(words), "numbered": "\n".join(f"{i}. {w[:1].upper() + w[1:]}" for i, w in enumerate(words, 1)), "bullets": "\n".join(f"- {w}" for w in words), "longest": max(words, key=len)}
-        if name: texts["group"] = name
+        texts = {
+            "sorted": ", ".join(sorted(words, key=str.lower)),
+            "backwards": ", ".join(words[::-1]),
+            "items": NUMBER_WORDS[len(words)],
+            "first": words[0],
+            "last": words[-1],
+            "and": join_and(words),
+            "lines": "\n".join(words),
+            "numbered": "\n".join(
+                f"{i}. {w[:1].upper() + w[1:]}" for i, w in enumerate(words, 1)
+            ),
+            "bullets": "\n".join(f"- {w}" for w in words),
+            "longest": max(words, key=len),
+        }
+        if name:
+            texts["group"] = name
         if rng.random() < 0.25:
             row = GENERATORS["sort_into_groups"](rng, enc.lexicon)
-            given, texts = rng.choice((row["before"], row["all"])), {"groups": rng.choice((row["lines"], row["row"]))}
-            if rng.random() < 0.5: plain = rng.choice(("Sorted into {}", "Classified as {}", "Groups: {}")).format(row["groups"])
+            given, texts = (
+                rng.choice((row["before"], row["all"])),
+                {"groups": rng.choice((row["lines"], row["row"]))},
+            )
+            if rng.random() < 0.5:
+                plain = rng.choice(
+                    ("Sorted into {}", "Classified as {}", "Groups: {}")
+                ).format(row["groups"])
     return plain, given, texts
 
 
 def list_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     "Words or numbers, and the same sorted, reversed, counted, classified."
     plain, given, texts = list_forms(rng, enc)
-    if plain not in ("numbers", "list"): return _pairs_sheet(rng, [(plain, given, texts["groups"])])
+    if plain not in ("numbers", "list"):
+        return _pairs_sheet(rng, [(plain, given, texts["groups"])])
     if rng.random() < 0.5:
         form = rng.choice(list(texts))
         return _pairs_sheet(rng, [(_label(rng, form), given, texts[form])])
     chosen = rng.sample(list(texts), min(len(texts), rng.choice((2, 3, 4))))
-    return _lay_out(rng, "", [(_label(rng, plain), given), *((_label(rng, form), texts[form]) for form in chosen)])
+    return _lay_out(
+        rng,
+        "",
+        [
+            (_label(rng, plain), given),
+            *((_label(rng, form), texts[form]) for form in chosen),
+        ],
+    )
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-014-c
 # tables whose rows fall into few kinds, and the column that names the kind
-KINDS = {"animal_classes": "class", "animal_covering": "covering", "animal_diets": "diet", "animal_kinds": "kind", "animals": "class", "classes": "class", "continents": "continent",
-         "element_states": "state", "even_or_odd": "kind", "instruments": "family", "months": "season", "moods": "mood", "parts_of_speech": "part", "ph_values": "kind",
-         "prime_or_composite": "kind", "rivers": "continent", "sentence_kinds": "kind", "sentiment_sentences": "sentiment", "state_at_room_temperature": "state",
-         "synonym_sets": "kind", "vowels": "kind"}
+KINDS = {
+    "animal_classes": "class",
+    "animal_covering": "covering",
+    "animal_diets": "diet",
+    "animal_kinds": "kind",
+    "animals": "class",
+    "classes": "class",
+    "continents": "continent",
+    "element_states": "state",
+    "even_or_odd": "kind",
+    "instruments": "family",
+    "months": "season",
+    "moods": "mood",
+    "parts_of_speech": "part",
+    "ph_values": "kind",
+    "prime_or_composite": "kind",
+    "rivers": "continent",
+    "sentence_kinds": "kind",
+    "sentiment_sentences": "sentiment",
+    "state_at_room_temperature": "state",
+    "synonym_sets": "kind",
+    "vowels": "kind",
+}
 
 
 def kind_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     "Words or sentences, and which of a few kinds each of them is."
-    relation = rng.choice([r for r in enc.relations if r.name in KINDS] + [r for r in enc.relations if r.name == "classes"] * 8)  # that one has sixty sets of choices
+    # that one has sixty sets of choices
+    relation = rng.choice(
+        [r for r in enc.relations if r.name in KINDS]
+        + [r for r in enc.relations if r.name == "classes"] * 8
+    )
     column, rows = KINDS[relation.name], relation.rows
     if "choices" in rows[0]:
         choices = rng.choice(rows)["choices"]
         rows = [row for row in rows if row["choices"] == choices]
     rows = rng.sample(rows, len(rows))
-    kinds = list(dict.fromkeys(row[column] for row in rows))[: rng.choice((2, 2, 3, 3, 4))]
+    kinds = list(dict.fromkeys(row[column] for row in rows))[
+        : rng.choice((2, 2, 3, 3, 4))
+    ]
     rows = [row for row in rows if row[column] in kinds]
-    items = [(row[relation.subject], row[column]) for row in rows][: rng.choice((1, 1, 2, 3, 3, 4, 5))]
-    named = join_and(rng.sample(kinds, len(kinds))).replace(" and ", rng.choice((" or ", " or ", " and ")))
-    if rng.random() < 0.3: items = [(a, b[:1].upper() + b[1:]) for a, b in items]
+    items = [(row[relation.subject], row[column]) for row in rows][
+        : rng.choice((1, 1, 2, 3, 3, 4, 5))
+    ]
+    named = join_and(rng.sample(kinds, len(kinds))).replace(
+        " and ", rng.choice((" or ", " or ", " and "))
+    )
+    if rng.random() < 0.3:
+        items = [(a, b[:1].upper() + b[1:]) for a, b in items]
     long = any(len(a) > 30 or "," in a or a[-1] in ".!?" for a, _ in items)
     if rng.random() < 0.5 or len({b for _, b in items}) == 1 or long:
         label = _label(rng, "kind", k=named)
         return _pairs_sheet(rng, [(label, a, b) for a, b in items])
-    given, kinds = ", ".join(a for a, _ in items), list(dict.fromkeys(b for _, b in items))  # no heading with nothing under it
+    # no heading with nothing under it
+    given, kinds = (
+        ", ".join(a for a, _ in items),
+        list(dict.fromkeys(b for _, b in items)),
+    )
     named = join_and(rng.sample(kinds, len(kinds)))
-    if rng.random() < 0.5: found = rng.choice(("\n", "\n", ", ")).join(f"{a[:1].upper() + a[1:]}{mark}{b}" for mark in [rng.choice((": ", " - ", " = "))] for a, b in items)
-    else: found = "\n".join(f"{kind[:1].upper() + kind[1:]}: {', '.join(a for a, b in items if b.lower() == kind.lower())}" for kind in kinds)
+    if rng.random() < 0.5:
+        found = rng.choice(("\n", "\n", ", ")).join(
+            f"{a[:1].upper() + a[1:]}{mark}{b}"
+            for mark in [rng.choice((": ", " - ", " = "))]
+            for a, b in items
+        )
+    else:
+        found = "\n".join(
+            f"{kind[:1].upper() + kind[1:]}: {', '.join(a for a, b in items if b.lower() == kind.lower())}"
+            for kind in kinds
+        )
     return _pairs_sheet(rng, [(_label(rng, "into", k=named), given, found)])
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-013-q
 def page_sheet(rng: random.Random, enc: Encyclopedia) -> str:
     "Prose under headings of any words: the mark # stands over what is to be read, never over something to be done."
     mark = rng.choice(("#", "##", "##"))
-    texts = [t if rng.random() < 0.5 else rng.choice(re.split(r"(?<=[.!?]) ", t)) for t in rng.sample(enc.prose, rng.choice((1, 2, 2, 3)))]
-    def heading(): return " ".join(_some_words(rng, enc, rng.choice((1, 1, 2, 3)))).capitalize() + rng.choice(("", "", ":"))
+    texts = [
+        t if rng.random() < 0.5 else rng.choice(re.split(r"(?<=[.!?]) ", t))
+        for t in rng.sample(enc.prose, rng.choice((1, 2, 2, 3)))
+    ]
+
+    def heading():
+        return " ".join(
+            _some_words(rng, enc, rng.choice((1, 1, 2, 3)))
+        ).capitalize() + rng.choice(("", "", ":"))
+
     gap = rng.choice(("\n", "\n", "\n\n"))
     return "\n\n".join(f"{mark} {heading()}{gap}{text}" for text in texts)
 
@@ -287,23 +704,70 @@ def table_sheet(rng: random.Random, enc: Encyclopedia, relation: Relation) -> st
     title, columns = relation.title, list(rows[0])[: rng.choice((2, 2, 3))]
     two, rows = len(rows[0]) == 2, [{key: row[key] for key in columns} for row in rows]
     way, mark = rng.randrange(5), rng.choice(("== ", "= ", ""))
-    if way == 0 and two: return _pairs_sheet(rng, [(title, *row.values()) for row in rows])
-    if way < 2: return f"{mark}{title}\n\n" + "\n\n".join("\n".join(f"{key.replace('_', ' ').capitalize()}: {cell}" for key, cell in row.items()) for row in rows)
-    if way == 2: return f"{mark}{title}\n\n{' | '.join(key.replace('_', ' ') for key in columns)}\n" + "\n".join(" | ".join(row.values()) for row in rows)
-    if way == 3: return f"{mark}{title}\n" + "\n".join(rng.choice((": ", " - ", " = ")).join(row.values()) for row in rows)
-    return "\n\n".join("\n".join(f"{mark or '== '}{key.replace('_', ' ').capitalize()}\n{cell}" for key, cell in row.items()) for row in rows)
+    if way == 0 and two:
+        return _pairs_sheet(rng, [(title, *row.values()) for row in rows])
+    if way < 2:
+        return f"{mark}{title}\n\n" + "\n\n".join(
+            "\n".join(
+                f"{key.replace('_', ' ').capitalize()}: {cell}"
+                for key, cell in row.items()
+            )
+            for row in rows
+        )
+    if way == 2:
+        return (
+            f"{mark}{title}\n\n{' | '.join(key.replace('_', ' ') for key in columns)}\n"
+            + "\n".join(" | ".join(row.values()) for row in rows)
+        )
+    if way == 3:
+        return f"{mark}{title}\n" + "\n".join(
+            rng.choice((": ", " - ", " = ")).join(row.values()) for row in rows
+        )
+    return "\n\n".join(
+        "\n".join(
+            f"{mark or '== '}{key.replace('_', ' ').capitalize()}\n{cell}"
+            for key, cell in row.items()
+        )
+        for row in rows
+    )
 
 
 def sheet_document(rng: random.Random, enc: Encyclopedia, relation: Relation) -> str:
     "Labels and texts, as on a sheet of exercises that somebody has filled in."
-    kind = rng.choices((clause_sheet, sentence_sheet, list_sheet, kind_sheet, page_sheet, table_sheet), (0.33, 0.22, 0.08, 0.12, 0.12, 0.13))[0]
+    kind = rng.choices(
+        (clause_sheet, sentence_sheet, list_sheet, kind_sheet, page_sheet, table_sheet),
+        (0.33, 0.22, 0.08, 0.12, 0.12, 0.13),
+    )[0]
     return table_sheet(rng, enc, relation) if kind is table_sheet else kind(rng, enc)
 
 # %% ../nbs/17_sheets.ipynb #17-sheets-017
 # pairs of forms that `practice_cases` asks for
-CHECKED = [("base", "passive"), ("passive", "base"), ("base", "question"), ("question", "base"), ("base", "negative"), ("negative", "short"), ("base", "past"), ("base", "future"), ("base", "past_continuous"),
-           ("base", "perfect"), ("wrong", "base"), ("direct", "reported"), ("base", "verb"), ("base", "subject"), ("base", "object"), ("base", "command"),
-           ("numbers", "rising"), ("numbers", "falling"), ("numbers", "greatest"), ("numbers", "even"), ("list", "sorted"), ("list", "backwards"), ("list", "items"), ("list", "numbered")]
+CHECKED = [
+    ("base", "passive"),
+    ("passive", "base"),
+    ("base", "question"),
+    ("question", "base"),
+    ("base", "negative"),
+    ("negative", "short"),
+    ("base", "past"),
+    ("base", "future"),
+    ("base", "past_continuous"),
+    ("base", "perfect"),
+    ("wrong", "base"),
+    ("direct", "reported"),
+    ("base", "verb"),
+    ("base", "subject"),
+    ("base", "object"),
+    ("base", "command"),
+    ("numbers", "rising"),
+    ("numbers", "falling"),
+    ("numbers", "greatest"),
+    ("numbers", "even"),
+    ("list", "sorted"),
+    ("list", "backwards"),
+    ("list", "items"),
+    ("list", "numbered"),
+]
 
 
 def practice_cases(
@@ -311,24 +775,41 @@ def practice_cases(
     enc: Encyclopedia,
     n: int = 10,  # cases of each kind
     tries: int = 5000,  # draws for each kind; `ValueError` if they are not enough
-) -> list[tuple[str, str, str]]:  # (what is done, the sheet without its last text, that text)
+    # (what is done, the sheet without its last text, that text)
+) -> list[tuple[str, str, str]]:
     "Sheets to be completed, about sentences of any words, and about lists."
-    if n < 1: raise ValueError(f"n is {n}; need at least one case of each kind")
+    if n < 1:
+        raise ValueError(f"n is {n}; need at least one case of each kind")
     out = []
     for a, b in CHECKED:
         done, found = f"{a} to {b}", 0
         for _ in range(tries):
-            if found == n: break
+            if found == n:
+                break
             if a in ("numbers", "list"):
                 plain, given, forms = list_forms(rng, enc)
-                if plain != a or b not in forms: continue
+                if plain != a or b not in forms:
+                    continue
                 forms = forms | {a: given}
             else:
                 tense, forms = clause_forms(rng, enc, strange=1.0)
-                if a not in forms or b not in forms or _is_asked(enc, tense, forms, a, b): continue
-            sheet, found = _pairs_sheet(rng, [(_label(rng, _DONE.get((a, b), b)), forms[a], forms[b])]), found + 1
+                if (
+                    a not in forms
+                    or b not in forms
+                    or _is_asked(enc, tense, forms, a, b)
+                ):
+                    continue
+            sheet, found = (
+                _pairs_sheet(
+                    rng, [(_label(rng, _DONE.get((a, b), b)), forms[a], forms[b])]
+                ),
+                found + 1,
+            )
             out.append((done, sheet[: -len(forms[b])], forms[b]))
-        if found < n: raise ValueError(f"{done}: {found} of {n} cases in {tries} draws; ask for fewer, or extend the lexicon")
+        if found < n:
+            raise ValueError(
+                f"{done}: {found} of {n} cases in {tries} draws; ask for fewer, or extend the lexicon"
+            )
     return out
 
 
@@ -337,8 +818,14 @@ def practised(
     written: list[str],  # how a model goes on, one for each case
 ) -> dict[str, float]:  # what is done, to the share of cases in which it was
     "The shares of right answers: the first lines of each, as many as the right text has, must equal it."
-    if len(cases) != len(written) or not cases: raise ValueError(f"{len(written)} texts for {len(cases)} cases; need one for each, and at least one")
+    if len(cases) != len(written) or not cases:
+        raise ValueError(
+            f"{len(written)} texts for {len(cases)} cases; need one for each, and at least one"
+        )
     right: dict[str, list[bool]] = {}
     for (done, _, wanted), text in zip(cases, written):
-        right.setdefault(done, []).append([l.strip() for l in text.strip().split("\n")][: wanted.count("\n") + 1] == [l.strip() for l in wanted.split("\n")])
+        right.setdefault(done, []).append(
+            [l.strip() for l in text.strip().split("\n")][: wanted.count("\n") + 1]
+            == [l.strip() for l in wanted.split("\n")]
+        )
     return {done: sum(some) / len(some) for done, some in right.items()}

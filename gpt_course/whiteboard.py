@@ -13,12 +13,21 @@ __all__ = ['INK', 'MUTED', 'LINE', 'BLUE', 'AMBER', 'GREEN', 'CARD', 'STAGES', '
            'show_space', 'token_view', 'attention_view', 'table_view']
 
 # %% ../nbs/whiteboard.ipynb #whiteboard-006
-INK, MUTED, LINE, BLUE, AMBER, GREEN, CARD = "#1f2933", "#616e7c", "#cbd2d9", "#1d6fb8", "#b35c00", "#2d7d46", "#fbfaf7"
+INK, MUTED, LINE, BLUE, AMBER, GREEN, CARD = (
+    "#1f2933",
+    "#616e7c",
+    "#cbd2d9",
+    "#1d6fb8",
+    "#b35c00",
+    "#2d7d46",
+    "#fbfaf7",
+)
 
 
 @dataclass(frozen=True)
 class Drawing:
     "A picture that shows itself in a notebook."
+
     markup: str  # HTML
     alt: str  # what it shows, in words
 
@@ -31,37 +40,77 @@ class Drawing:
 
 def svg(body: str, width: int, height: int, alt: str) -> Drawing:
     "Wrap SVG shapes in a light card that scales down to a phone; as an image, since JupyterLab shows no SVG markup of notebooks it does not trust."
-    markup = (f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg" '
-              f'font-family="system-ui,sans-serif"><rect width="{width}" height="{height}" rx="10" fill="{CARD}"/>{body}</svg>')
+    markup = (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" xmlns="http://www.w3.org/2000/svg" '
+        f'font-family="system-ui,sans-serif"><rect width="{width}" height="{height}" rx="10" fill="{CARD}"/>{body}</svg>'
+    )
     data = base64.b64encode(markup.encode()).decode()
-    return Drawing(f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}" width="{width}" style="max-width:100%;height:auto">', alt)
+    return Drawing(
+        f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}" width="{width}" style="max-width:100%;height:auto">',
+        alt,
+    )
 
 # %% ../nbs/whiteboard.ipynb #whiteboard-008
 STAGES = ("Preparing the dataset", "Fine-tuning the LLM", "Evaluating the LLM")
-STEPS = ("Download and format", "Batch", "Data loaders", "Load a pretrained LLM", "Fine-tune", "Inspect the losses",
-         "Extract the responses", "Judge them by eye", "Score them")
+STEPS = (
+    "Download and format",
+    "Batch",
+    "Data loaders",
+    "Load a pretrained LLM",
+    "Fine-tune",
+    "Inspect the losses",
+    "Extract the responses",
+    "Judge them by eye",
+    "Score them",
+)
 
 
 def course_map(
-    here: int,  # the step this lecture is about, 1 to 9; 0 shows the map without a mark, 10 everything done
+    # the step this lecture is about, 1 to 9; 0 shows the map without a mark, 10
+    # everything done
+    here: int,
 ) -> Drawing:
     "The nine steps in three stages, with the current one marked."
-    if not 0 <= here <= 10: raise ValueError(f"step {here}: the map has steps 1 to 9 (0: none marked, 10: all done)")
+    if not 0 <= here <= 10:
+        raise ValueError(
+            f"step {here}: the map has steps 1 to 9 (0: none marked, 10: all done)"
+        )
     parts = []
     for i, step in enumerate(STEPS, 1):
         col, row = divmod(i - 1, 3)
         x, y = 14 + col * 222, 46 + row * 46
-        fill, ink = (BLUE, "#ffffff") if i == here else ("#e3f1e7", INK) if i < here else ("#ffffff", INK)
+        fill, ink = (
+            (BLUE, "#ffffff")
+            if i == here
+            else ("#e3f1e7", INK)
+            if i < here
+            else ("#ffffff", INK)
+        )
         edge = BLUE if i == here else GREEN if i < here else LINE
         mark = "✓" if i < here else str(i)
-        parts.append(f'<rect x="{x}" y="{y}" width="208" height="36" rx="7" fill="{fill}" stroke="{edge}" stroke-width="1.5"/>'
-                     f'<text x="{x + 13}" y="{y + 23}" font-size="14" fill="{ink}" font-weight="700">{mark}</text>'
-                     f'<text x="{x + 34}" y="{y + 23}" font-size="14" fill="{ink}">{step}</text>')
+        parts.append(
+            f'<rect x="{x}" y="{y}" width="208" height="36" rx="7" fill="{fill}" stroke="{edge}" stroke-width="1.5"/>'
+            f'<text x="{x + 13}" y="{y + 23}" font-size="14" fill="{ink}" font-weight="700">{mark}</text>'
+            f'<text x="{x + 34}" y="{y + 23}" font-size="14" fill="{ink}">{step}</text>'
+        )
     for col, stage in enumerate(STAGES):
-        parts.append(f'<text x="{14 + col * 222}" y="20" font-size="12" fill="{MUTED}">Stage {col + 1}</text>'
-                     f'<text x="{14 + col * 222}" y="37" font-size="14" font-weight="700" fill="{INK}">{stage}</text>')
-    where = f"You are at step {here}: {STEPS[here - 1]}." if 1 <= here <= 9 else "All nine steps are done." if here == 10 else ""
-    return svg("".join(parts), 676, 190, f"Map of the course, nine steps in three stages. {where}".strip())
+        parts.append(
+            f'<text x="{14 + col * 222}" y="20" font-size="12" fill="{MUTED}">Stage {col + 1}</text>'
+            f'<text x="{14 + col * 222}" y="37" font-size="14" font-weight="700" fill="{INK}">{stage}</text>'
+        )
+    where = (
+        f"You are at step {here}: {STEPS[here - 1]}."
+        if 1 <= here <= 9
+        else "All nine steps are done."
+        if here == 10
+        else ""
+    )
+    return svg(
+        "".join(parts),
+        676,
+        190,
+        f"Map of the course, nine steps in three stages. {where}".strip(),
+    )
 
 # %% ../nbs/whiteboard.ipynb #whiteboard-012
 def show_space(piece: str) -> str:
@@ -75,15 +124,31 @@ def token_view(
     targets: list[str] | None = None,  # what should be said there
 ) -> Drawing:
     "The tokens of one row, coloured by what the loss does at each position."
-    if len(pieces) != len(scored): raise ValueError(f"{len(pieces)} tokens but {len(scored)} marks; need one mark per token")
+    if len(pieces) != len(scored):
+        raise ValueError(
+            f"{len(pieces)} tokens but {len(scored)} marks; need one mark per token"
+        )
     boxes = []
     for i, (piece, on) in enumerate(zip(pieces, scored)):
-        want = f'<br><small style="color:{GREEN}">→ {show_space(targets[i])}</small>' if on and targets else ""
-        style = f"background:#d6e8f7;color:{INK};border:1px solid {BLUE}" if on else f"background:#eceff1;color:{MUTED};border:1px solid {LINE}"
-        boxes.append(f'<span style="display:inline-block;vertical-align:top;margin:1px;padding:1px 4px;border-radius:4px;'
-                     f'font:13px ui-monospace,monospace;{style}">{show_space(piece)}{want}</span>')
+        want = (
+            f'<br><small style="color:{GREEN}">→ {show_space(targets[i])}</small>'
+            if on and targets
+            else ""
+        )
+        style = (
+            f"background:#d6e8f7;color:{INK};border:1px solid {BLUE}"
+            if on
+            else f"background:#eceff1;color:{MUTED};border:1px solid {LINE}"
+        )
+        boxes.append(
+            f'<span style="display:inline-block;vertical-align:top;margin:1px;padding:1px 4px;border-radius:4px;'
+            f'font:13px ui-monospace,monospace;{style}">{show_space(piece)}{want}</span>'
+        )
     alt = f"{len(pieces)} tokens; the loss looks at {sum(scored)} of them"
-    return Drawing(f'<div role="img" aria-label="{escape(alt)}" style="background:{CARD};padding:8px;border-radius:8px">{"".join(boxes)}</div>', alt)
+    return Drawing(
+        f'<div role="img" aria-label="{escape(alt)}" style="background:{CARD};padding:8px;border-radius:8px">{"".join(boxes)}</div>',
+        alt,
+    )
 
 # %% ../nbs/whiteboard.ipynb #whiteboard-016
 def attention_view(
@@ -94,12 +159,16 @@ def attention_view(
     parts = []
     for i, token in enumerate(tokens):
         x, y = left + i * cell, top + i * cell
-        parts.append(f'<text x="{left - 8}" y="{y + 20}" font-size="13" text-anchor="end" fill="{INK}">{escape(token)}</text>'
-                     f'<text x="{x + 15}" y="{top - 8}" font-size="13" text-anchor="start" fill="{INK}" transform="rotate(-40 {x + 15} {top - 8})">{escape(token)}</text>')
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 20}" font-size="13" text-anchor="end" fill="{INK}">{escape(token)}</text>'
+            f'<text x="{x + 15}" y="{top - 8}" font-size="13" text-anchor="start" fill="{INK}" transform="rotate(-40 {x + 15} {top - 8})">{escape(token)}</text>'
+        )
         for j in range(n):
             pad = "PAD" in (tokens[i], tokens[j])
             fill = "#ffffff" if j > i else "#e4e7eb" if pad else BLUE
-            parts.append(f'<rect x="{left + j * cell + 2}" y="{y + 2}" width="{cell - 4}" height="{cell - 4}" rx="4" fill="{fill}" stroke="{LINE}"/>')
+            parts.append(
+                f'<rect x="{left + j * cell + 2}" y="{y + 2}" width="{cell - 4}" height="{cell - 4}" rx="4" fill="{fill}" stroke="{LINE}"/>'
+            )
     alt = f"Causal attention over {', '.join(tokens)}: a triangle. Each position reads itself and what stands to its left, never to its right."
     return svg("".join(parts), left + n * cell + 40, top + n * cell + 12, alt)
 
@@ -110,8 +179,18 @@ def table_view(
     alt: str,
 ) -> Drawing:
     "A plain table on the light card; line breaks are kept."
-    cell = f'padding:4px 8px;border-bottom:1px solid {LINE};text-align:left;vertical-align:top;white-space:pre-wrap;color:{INK};background:{CARD}'
-    head = "".join(f'<th style="{cell};font-weight:700">{escape(h)}</th>' for h in header)
-    body = "".join("<tr>" + "".join(f'<td style="{cell}">{escape(str(c))}</td>' for c in row) + "</tr>" for row in rows)
-    return Drawing(f'<div style="overflow-x:auto"><table aria-label="{escape(alt)}" style="border-collapse:collapse;font-size:14px;'
-                   f'background:{CARD}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>', alt)
+    cell = f"padding:4px 8px;border-bottom:1px solid {LINE};text-align:left;vertical-align:top;white-space:pre-wrap;color:{INK};background:{CARD}"
+    head = "".join(
+        f'<th style="{cell};font-weight:700">{escape(h)}</th>' for h in header
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td style="{cell}">{escape(str(c))}</td>' for c in row)
+        + "</tr>"
+        for row in rows
+    )
+    return Drawing(
+        f'<div style="overflow-x:auto"><table aria-label="{escape(alt)}" style="border-collapse:collapse;font-size:14px;'
+        f'background:{CARD}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>',
+        alt,
+    )

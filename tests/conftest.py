@@ -1,4 +1,5 @@
 "What several tests need: a small model and a small data set, made on the spot"
+
 import json
 import pytest
 from gpt_course.model import GPT, GPTConfig, init_weights
@@ -10,13 +11,25 @@ SMALL = GPTConfig(vocab_size=400, n_positions=512, n_embd=32, n_layer=2, n_head=
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
     "A folder with a random model whose context holds the Alpaca prompt."
-    return save_pretrained(init_weights(GPT(SMALL), seed=3), tmp_path_factory.mktemp("small"))
+    return save_pretrained(
+        init_weights(GPT(SMALL), seed=3), tmp_path_factory.mktemp("small")
+    )
 
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory):
     "A file of 60 records, every third with an input."
     path = tmp_path_factory.mktemp("data") / "small.json"
-    path.write_text(json.dumps([{"instruction": f"Say the number {i}.", "input": "quickly" if i % 3 == 0 else "", "output": f"It is {i}."}
-                                for i in range(60)]))
+    path.write_text(
+        json.dumps(
+            [
+                {
+                    "instruction": f"Say the number {i}.",
+                    "input": "quickly" if i % 3 == 0 else "",
+                    "output": f"It is {i}.",
+                }
+                for i in range(60)
+            ]
+        )
+    )
     return path

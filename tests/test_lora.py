@@ -1,4 +1,5 @@
 "LoRA against PEFT, in both directions; what is frozen stays; merged, resumed and reloaded are the same"
+
 import json, os
 import pytest
 import torch
@@ -8,8 +9,18 @@ from gpt_course.batching import load_tokenizer
 from gpt_course.dataset import load_records, split_records
 from gpt_course.finetuning import TrainConfig, finetune
 from gpt_course.loaders import make_loaders
-from gpt_course.lora import (LoRALinear, add_lora, count_trainable, load_adapter, lora_layers, lora_parameters, merge_lora, remove_lora, save_adapter,
-                             unmerge_lora)
+from gpt_course.lora import (
+    LoRALinear,
+    add_lora,
+    count_trainable,
+    load_adapter,
+    lora_layers,
+    lora_parameters,
+    merge_lora,
+    remove_lora,
+    save_adapter,
+    unmerge_lora,
+)
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained
 
@@ -19,23 +30,41 @@ IDS = torch.randint(0, 299, (3, 20), generator=torch.Generator().manual_seed(0))
 
 def needs(name):
     "The module, or a skip; where CI is set, the environment must be whole."
-    if os.environ.get("CI"): return __import__(name)
-    return pytest.importorskip(name, reason=f"compares with {name}, which is not installed")
+    if os.environ.get("CI"):
+        return __import__(name)
+    return pytest.importorskip(
+        name, reason=f"compares with {name}, which is not installed"
+    )
 
 
 def small_gpt(seed=5):
     model = init_weights(GPT(SHAPE), seed=seed).eval()
     with torch.no_grad():
-        for p in model.parameters(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)) * 0.1)
+        for p in model.parameters():
+            p.add_(
+                torch.randn(p.shape, generator=torch.Generator().manual_seed(seed))
+                * 0.1
+            )
     return model
 
 
 def small_llama(seed=5):
     transformers = needs("transformers")
     torch.manual_seed(seed)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=40, bos_token_id=1, eos_token_id=2, initializer_range=0.2)).eval()
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=40,
+            bos_token_id=1,
+            eos_token_id=2,
+            initializer_range=0.2,
+        )
+    ).eval()
 
 
 @torch.no_grad()
@@ -43,7 +72,8 @@ def trained(model, seed=1):
     "As if it had been trained: no B is zero any more."
     gen = torch.Generator().manual_seed(seed)
     for name, p in lora_parameters(model).items():
-        if name.endswith("lora_B"): p.copy_(torch.randn(p.shape, generator=gen) * 0.3)
+        if name.endswith("lora_B"):
+            p.copy_(torch.randn(p.shape, generator=gen) * 0.3)
     return model
 
 
@@ -67,35 +97,71 @@ def same(a, b):
 
 # The start
 
+
 def test_new_lora_changes_nothing_and_freezes_the_base():
     model = small_gpt()
     before, names = logits(model), {n for n, _ in model.named_parameters()}
     assert add_lora(model, rank=4, dropout=0.5) is model
-    assert torch.equal(logits(model), before)  # also: a model in evaluation mode stays in it, dropout is off
+    # also: a model in evaluation mode stays in it, dropout is off
+    assert torch.equal(logits(model), before)
     assert {n for n, p in model.named_parameters() if not p.requires_grad} == names
-    assert {n for n, p in model.named_parameters() if p.requires_grad} == set(lora_parameters(model))
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == set(
+        lora_parameters(model)
+    )
     assert count_trainable(model) == 2 * 4 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)
 
 
 def test_start_depends_on_the_seed_alone():
-    a, b, c = (add_lora(small_gpt(seed=i), rank=4, seed=s) for i, s in ((1, 7), (2, 7), (1, 8)))
-    assert all(torch.equal(p, q) for p, q in zip(lora_parameters(a).values(), lora_parameters(b).values()))
-    assert not torch.equal(lora_parameters(a)["h.0.attn.c_attn.lora_A"], lora_parameters(c)["h.0.attn.c_attn.lora_A"])
+    a, b, c = (
+        add_lora(small_gpt(seed=i), rank=4, seed=s) for i, s in ((1, 7), (2, 7), (1, 8))
+    )
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(lora_parameters(a).values(), lora_parameters(b).values())
+    )
+    assert not torch.equal(
+        lora_parameters(a)["h.0.attn.c_attn.lora_A"],
+        lora_parameters(c)["h.0.attn.c_attn.lora_A"],
+    )
 
 
-@pytest.mark.parametrize("targets, count", [("c_attn", 2), ("c_proj", 4), ("attn.c_proj", 2), ("c_attn,mlp.c_fc", 4), (["h.1.attn.c_attn"], 1), (None, 8)])
+@pytest.mark.parametrize(
+    "targets, count",
+    [
+        ("c_attn", 2),
+        ("c_proj", 4),
+        ("attn.c_proj", 2),
+        ("c_attn,mlp.c_fc", 4),
+        (["h.1.attn.c_attn"], 1),
+        (None, 8),
+    ],
+)
 def test_targets_are_ends_of_names(targets, count):
     assert len(lora_layers(add_lora(small_gpt(), rank=2, targets=targets))) == count
 
 
 def test_output_layer_and_attentions_with_weights_of_their_own_are_left_alone():
     model = add_lora(small_llama(), rank=2)
-    assert {n.rpartition(".")[2] for n in lora_layers(model)} == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-    with pytest.raises(ValueError, match="'out_proj' names no linear layer"):  # nn.MultiheadAttention reads its weight past `forward`
-        add_lora(nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2), "fc": nn.Linear(8, 8)}), rank=2, targets="out_proj")
+    assert {n.rpartition(".")[2] for n in lora_layers(model)} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    # nn.MultiheadAttention reads its weight past `forward`
+    with pytest.raises(ValueError, match="'out_proj' names no linear layer"):
+        add_lora(
+            nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2), "fc": nn.Linear(8, 8)}),
+            rank=2,
+            targets="out_proj",
+        )
 
 
 # PEFT
+
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory):
@@ -105,26 +171,52 @@ def base_folder(tmp_path_factory):
 @pytest.mark.parametrize("targets", [None, "c_attn", "attn.c_proj"])
 def test_peft_reads_our_adapter(base_folder, tmp_path, targets, recwarn):
     peft, transformers = needs("peft"), needs("transformers")
-    ours = trained(add_lora(load_pretrained(base_folder)[0], rank=4, alpha=12, targets=targets))
+    ours = trained(
+        add_lora(load_pretrained(base_folder)[0], rank=4, alpha=12, targets=targets)
+    )
     save_adapter(ours, tmp_path, base_folder)
-    theirs = peft.PeftModel.from_pretrained(transformers.GPT2LMHeadModel.from_pretrained(base_folder), tmp_path).eval()
-    assert not [w for w in recwarn if "fan_in_fan_out" in str(w.message) or "missing" in str(w.message)]  # nothing that PEFT had to mend
+    theirs = peft.PeftModel.from_pretrained(
+        transformers.GPT2LMHeadModel.from_pretrained(base_folder), tmp_path
+    ).eval()
+    # nothing that PEFT had to mend
+    assert not [
+        w
+        for w in recwarn
+        if "fan_in_fan_out" in str(w.message) or "missing" in str(w.message)
+    ]
     assert gap(logits(ours), logits(theirs)) < 1e-4
     assert gap(logits(ours), logits(small_gpt())) > 0.1  # the adapter does something
-    assert same(state(load_adapter(load_pretrained(base_folder)[0], tmp_path)), state(ours))
-    merged = theirs.merge_and_unload()  # turns our change over, since the file stores (in, out)
+    assert same(
+        state(load_adapter(load_pretrained(base_folder)[0], tmp_path)), state(ours)
+    )
+    # turns our change over, since the file stores (in, out)
+    merged = theirs.merge_and_unload()
     assert gap(logits(merge_lora(ours)), logits(merged)) < 1e-4
-    assert gap(ours.h[0].attn.c_proj.weight, merged.transformer.h[0].attn.c_proj.weight.T) < 1e-6
+    assert (
+        gap(ours.h[0].attn.c_proj.weight, merged.transformer.h[0].attn.c_proj.weight.T)
+        < 1e-6
+    )
 
 
-@pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "c_proj", "c_fc"], "all-linear"])
+@pytest.mark.parametrize(
+    "targets", [["c_attn"], ["c_attn", "c_proj", "c_fc"], "all-linear"]
+)
 def test_we_read_pefts_adapter(base_folder, tmp_path, targets):
     peft, transformers = needs("peft"), needs("transformers")
-    config = peft.LoraConfig(task_type="CAUSAL_LM", r=3, lora_alpha=9, lora_dropout=0.1, target_modules=targets)
-    theirs = peft.get_peft_model(transformers.GPT2LMHeadModel.from_pretrained(base_folder), config).eval()
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=3,
+        lora_alpha=9,
+        lora_dropout=0.1,
+        target_modules=targets,
+    )
+    theirs = peft.get_peft_model(
+        transformers.GPT2LMHeadModel.from_pretrained(base_folder), config
+    ).eval()
     with torch.no_grad():
         for n, p in theirs.named_parameters():
-            if "lora_B" in n: p.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
+            if "lora_B" in n:
+                p.normal_(std=0.3, generator=torch.Generator().manual_seed(2))
     theirs.save_pretrained(tmp_path)
     ours = load_adapter(load_pretrained(base_folder)[0], tmp_path)
     assert gap(logits(ours), logits(theirs)) < 1e-4
@@ -134,8 +226,11 @@ def test_we_read_pefts_adapter(base_folder, tmp_path, targets):
 
 def test_a_llama_in_both_directions_and_its_dropout(tmp_path):
     peft = needs("peft")
-    ours = trained(add_lora(small_llama(), rank=4, alpha=8, dropout=0.3, targets="q_proj,v_proj"))
-    save_adapter(ours, tmp_path / "ours", tmp_path)  # PEFT asks the Hub about names that are no folders
+    ours = trained(
+        add_lora(small_llama(), rank=4, alpha=8, dropout=0.3, targets="q_proj,v_proj")
+    )
+    # PEFT asks the Hub about names that are no folders
+    save_adapter(ours, tmp_path / "ours", tmp_path)
     theirs = peft.PeftModel.from_pretrained(small_llama(), tmp_path / "ours").eval()
     assert gap(logits(ours), logits(theirs)) < 1e-4
     assert gap(logits(ours), logits(small_llama())) > 0.1
@@ -143,7 +238,8 @@ def test_a_llama_in_both_directions_and_its_dropout(tmp_path):
     for model in (ours.train(), theirs.train()):
         torch.manual_seed(3)
         dropped.append(logits(model))
-    assert gap(*dropped) < 1e-4 and gap(dropped[0], logits(ours.eval())) > 0.01  # dropout at the same place, by the same draws
+    # dropout at the same place, by the same draws
+    assert gap(*dropped) < 1e-4 and gap(dropped[0], logits(ours.eval())) > 0.01
     theirs.save_pretrained(tmp_path / "theirs")
     again = load_adapter(small_llama(), tmp_path / "theirs")
     assert same(state(again), state(ours))
@@ -159,20 +255,27 @@ def test_the_config_names_the_base_as_the_hub_does(tmp_path):
 
 # Merging
 
+
 def test_merge_unmerge_remove(tmp_path):
     model = trained(add_lora(small_gpt(), rank=4, dropout=0.2))
     beside, weights = logits(model), state(model)
     assert gap(logits(merge_lora(model)), beside) < 1e-4
     once = state(model)
-    assert not torch.equal(once["h.0.attn.c_attn.weight"], weights["h.0.attn.c_attn.weight"])
+    assert not torch.equal(
+        once["h.0.attn.c_attn.weight"], weights["h.0.attn.c_attn.weight"]
+    )
     assert same(state(merge_lora(model)), once)  # merged twice is merged once
     assert gap(logits(unmerge_lora(model)), beside) < 1e-4
     assert max(gap(p, weights[n]) for n, p in model.named_parameters()) < 1e-6
     again = state(model)
     assert same(state(unmerge_lora(model)), again)
     remove_lora(merge_lora(model))
-    assert {n for n, _ in model.named_parameters()} == {n for n, _ in small_gpt().named_parameters()} and all(p.requires_grad for p in model.parameters())
-    assert gap(logits(load_pretrained(save_pretrained(model, tmp_path))[0]), beside) < 1e-4
+    assert {n for n, _ in model.named_parameters()} == {
+        n for n, _ in small_gpt().named_parameters()
+    } and all(p.requires_grad for p in model.parameters())
+    assert (
+        gap(logits(load_pretrained(save_pretrained(model, tmp_path))[0]), beside) < 1e-4
+    )
 
 
 def test_transformers_reads_the_merged_model(tmp_path):
@@ -180,90 +283,194 @@ def test_transformers_reads_the_merged_model(tmp_path):
     model = trained(add_lora(small_gpt(), rank=4))
     beside = logits(model)
     save_pretrained(remove_lora(merge_lora(model)), tmp_path)
-    theirs, info = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and gap(logits(theirs.eval()), beside) < 1e-4
+    theirs, info = transformers.GPT2LMHeadModel.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert (
+        not info["missing_keys"]
+        and not info["unexpected_keys"]
+        and gap(logits(theirs.eval()), beside) < 1e-4
+    )
 
 
 def test_removing_unmerged_gives_the_base_back_to_the_bit():
-    assert same(state(remove_lora(trained(add_lora(small_gpt(), rank=4)))), state(small_gpt()))
+    assert same(
+        state(remove_lora(trained(add_lora(small_gpt(), rank=4)))), state(small_gpt())
+    )
 
 
 def test_half_precision_bases_keep_their_type():
-    model = trained(add_lora(small_llama().to(torch.bfloat16), rank=4, targets="q_proj,v_proj"))
+    model = trained(
+        add_lora(small_llama().to(torch.bfloat16), rank=4, targets="q_proj,v_proj")
+    )
     assert logits(model).dtype == torch.bfloat16
-    assert {p.dtype for p in lora_parameters(model).values()} == {torch.float32}  # small steps would be rounded away in half precision
+    # small steps would be rounded away in half precision
+    assert {p.dtype for p in lora_parameters(model).values()} == {torch.float32}
     merge_lora(model)
-    assert {p.dtype for n, p in model.named_parameters() if "lora" not in n} == {torch.bfloat16}
+    assert {p.dtype for n, p in model.named_parameters() if "lora" not in n} == {
+        torch.bfloat16
+    }
 
 
 # Training
 
+
 def tuned(data, checkpoint=None, kill_at=None, resume=False):
     "Eight steps of LoRA with dropout in the model and in the adapter; the model, its base and the history."
-    model = init_weights(GPT(GPTConfig(vocab_size=400, n_positions=512, n_embd=16, n_layer=1, n_head=2, dropout=0.1)))
+    model = init_weights(
+        GPT(
+            GPTConfig(
+                vocab_size=400,
+                n_positions=512,
+                n_embd=16,
+                n_layer=1,
+                n_head=2,
+                dropout=0.1,
+            )
+        )
+    )
     base = state(model)
     add_lora(model, rank=2, alpha=4, dropout=0.2)
-    train, _, val = make_loaders(split_records(load_records(data)), load_tokenizer(400), 512, batch_size=7, seed=5)
+    train, _, val = make_loaders(
+        split_records(load_records(data)),
+        load_tokenizer(400),
+        512,
+        batch_size=7,
+        seed=5,
+    )
+
     def stop(row):
-        if row["step"] == kill_at: raise KeyboardInterrupt
+        if row["step"] == kill_at:
+            raise KeyboardInterrupt
+
     config = TrainConfig(epochs=1, lr=1e-2, evaluate_every=3, checkpoint_every=3)
     try:
-        return model, base, finetune(model, train, val, config, checkpoint, resume, progress=False, on_step=stop)
+        return (
+            model,
+            base,
+            finetune(
+                model,
+                train,
+                val,
+                config,
+                checkpoint,
+                resume,
+                progress=False,
+                on_step=stop,
+            ),
+        )
     except KeyboardInterrupt:
         return None
 
 
-def test_training_leaves_the_frozen_weights_bit_identical_and_resumes_to_the_bit(small_data, tmp_path):
+def test_training_leaves_the_frozen_weights_bit_identical_and_resumes_to_the_bit(
+    small_data, tmp_path
+):
     model, base, history = tuned(small_data)
     after = state(model)
     assert same({n: after[n] for n in base}, base)
-    assert all(p.abs().sum() > 0 for n, p in lora_parameters(model).items())  # every B has moved
+    # every B has moved
+    assert all(p.abs().sum() > 0 for n, p in lora_parameters(model).items())
     assert history.rows[-1]["train_loss"] < history.rows[1]["train_loss"]
     assert tuned(small_data, tmp_path / "ck.safetensors", kill_at=5) is None
     stored = load_file(tmp_path / "ck.safetensors")
-    assert {n.removeprefix("model.") for n in stored if n.startswith("model.")} == set(lora_parameters(model))  # a checkpoint holds the adapter, not the base
+    # a checkpoint holds the adapter, not the base
+    assert {n.removeprefix("model.") for n in stored if n.startswith("model.")} == set(
+        lora_parameters(model)
+    )
     resumed, _, again = tuned(small_data, tmp_path / "ck.safetensors", resume=True)
     assert again.rows == history.rows and same(state(resumed), after)
 
 
 # Faults
 
-@pytest.mark.parametrize("settings, faults", [
-    (dict(rank=0), ["rank is 0; need a whole number"]), (dict(rank=2.5), ["rank is 2.5"]), (dict(rank=33), ["rank is 33", "above 32"]),
-    (dict(alpha=0), ["alpha is 0; need a number above 0"]), (dict(alpha=float("nan")), ["alpha is nan"]), (dict(dropout=1.0), ["dropout is 1.0"]),
-    (dict(targets="q_proj"), ["target 'q_proj' names no linear layer; this model has c_attn, c_fc, c_proj"]), (dict(targets="attn"), ["target 'attn'"]),
-    (dict(targets=["c_attn", "wte"]), ["target 'wte'"]), (dict(targets=[]), ["no target"]), (dict(targets=""), ["target ''"]),
-    (dict(rank=-1, alpha=-1, dropout=2, targets="c_attn,x"), ["rank is -1", "alpha is -1", "dropout is 2", "target 'x'"])])
+
+@pytest.mark.parametrize(
+    "settings, faults",
+    [
+        (dict(rank=0), ["rank is 0; need a whole number"]),
+        (dict(rank=2.5), ["rank is 2.5"]),
+        (dict(rank=33), ["rank is 33", "above 32"]),
+        (dict(alpha=0), ["alpha is 0; need a number above 0"]),
+        (dict(alpha=float("nan")), ["alpha is nan"]),
+        (dict(dropout=1.0), ["dropout is 1.0"]),
+        (
+            dict(targets="q_proj"),
+            [
+                "target 'q_proj' names no linear layer; this model has c_attn, c_fc, c_proj"
+            ],
+        ),
+        (dict(targets="attn"), ["target 'attn'"]),
+        (dict(targets=["c_attn", "wte"]), ["target 'wte'"]),
+        (dict(targets=[]), ["no target"]),
+        (dict(targets=""), ["target ''"]),
+        (
+            dict(rank=-1, alpha=-1, dropout=2, targets="c_attn,x"),
+            ["rank is -1", "alpha is -1", "dropout is 2", "target 'x'"],
+        ),
+    ],
+)
 def test_bad_settings_are_one_error_and_change_nothing(settings, faults):
     model = small_gpt()
-    with pytest.raises(ValueError) as e: add_lora(model, **settings)
+    with pytest.raises(ValueError) as e:
+        add_lora(model, **settings)
     assert all(f in str(e.value) for f in faults)
-    assert same(state(model), state(small_gpt())) and all(p.requires_grad for p in model.parameters())
+    assert same(state(model), state(small_gpt())) and all(
+        p.requires_grad for p in model.parameters()
+    )
 
 
 def test_twice_or_not_at_all():
     model = add_lora(small_gpt(), rank=2, targets="c_attn")
-    with pytest.raises(ValueError, match="has LoRA already; call remove_lora first"): add_lora(model, rank=2)
+    with pytest.raises(ValueError, match="has LoRA already; call remove_lora first"):
+        add_lora(model, rank=2)
     for f in (merge_lora, unmerge_lora, remove_lora, lora_parameters):
-        with pytest.raises(ValueError, match="no LoRA layers"): f(small_gpt())
+        with pytest.raises(ValueError, match="no LoRA layers"):
+            f(small_gpt())
 
 
 def test_transformers_gpt2_has_no_linear_layers():
     transformers = needs("transformers")
-    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=300, n_positions=40, n_embd=32, n_layer=1, n_head=4, bos_token_id=1, eos_token_id=1))
-    with pytest.raises(ValueError, match="target 'c_attn' names no linear layer; this model has none"): add_lora(model, rank=2, targets="c_attn")
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=300,
+            n_positions=40,
+            n_embd=32,
+            n_layer=1,
+            n_head=4,
+            bos_token_id=1,
+            eos_token_id=1,
+        )
+    )
+    with pytest.raises(
+        ValueError, match="target 'c_attn' names no linear layer; this model has none"
+    ):
+        add_lora(model, rank=2, targets="c_attn")
 
 
-def no_config(folder): (folder / "adapter_config.json").unlink()
-def no_tensors(folder): (folder / "adapter_model.safetensors").unlink()
-def half_a_file(folder): (folder / "adapter_model.safetensors").write_bytes((folder / "adapter_model.safetensors").read_bytes()[:-100])
-def not_json(folder): (folder / "adapter_config.json").write_text("{")
+def no_config(folder):
+    (folder / "adapter_config.json").unlink()
+
+
+def no_tensors(folder):
+    (folder / "adapter_model.safetensors").unlink()
+
+
+def half_a_file(folder):
+    (folder / "adapter_model.safetensors").write_bytes(
+        (folder / "adapter_model.safetensors").read_bytes()[:-100]
+    )
+
+
+def not_json(folder):
+    (folder / "adapter_config.json").write_text("{")
 
 
 def setting(**changes):
     def change(folder):
         path = folder / "adapter_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
     return change
 
 
@@ -272,34 +479,63 @@ def tensors(change):
         stored = load_file(folder / "adapter_model.safetensors")
         change(stored)
         save_file(stored, folder / "adapter_model.safetensors")
+
     return rewrite
 
 
 KEY = "base_model.model.transformer.h.1.mlp.c_fc.lora_B.weight"
 
 
-@pytest.mark.parametrize("damage, words", [
-    (no_config, "adapter_config.json: no such file"), (no_tensors, "adapter_model.safetensors: not a whole"), (half_a_file, "not a whole safetensors file"),
-    (not_json, "not a JSON file"), (setting(peft_type="IA3"), "not a LoRA adapter"), (setting(r=None), "lacks r"), (setting(use_dora=True), "use_dora = True"),
-    (setting(use_rslora=True), "use_rslora = True"), (setting(rank_pattern={"c_fc": 8}), "rank_pattern"), (setting(bias="all"), "bias = 'all'"),
-    (setting(init_lora_weights="pissa"), "init_lora_weights = 'pissa'"), (setting(something_new=1), "something_new = 1"),
-    (setting(target_modules="c_.*"), "target_modules is 'c_.*'"), (setting(target_modules=["q_proj"]), "does not fit this model"),
-    (setting(r="four"), "does not fit this model"), (setting(lora_alpha="x"), "alpha is 'x'"),
-    (setting(r=3), "need (3, 32)"), (tensors(lambda t: t.pop(KEY)), f"lacks {KEY}"), (tensors(lambda t: t.update(more=torch.ones(1))), "has unknown more")])
-def test_a_bad_adapter_is_refused_by_file_and_leaves_the_model_alone(tmp_path, damage, words):
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (no_config, "adapter_config.json: no such file"),
+        (no_tensors, "adapter_model.safetensors: not a whole"),
+        (half_a_file, "not a whole safetensors file"),
+        (not_json, "not a JSON file"),
+        (setting(peft_type="IA3"), "not a LoRA adapter"),
+        (setting(r=None), "lacks r"),
+        (setting(use_dora=True), "use_dora = True"),
+        (setting(use_rslora=True), "use_rslora = True"),
+        (setting(rank_pattern={"c_fc": 8}), "rank_pattern"),
+        (setting(bias="all"), "bias = 'all'"),
+        (setting(init_lora_weights="pissa"), "init_lora_weights = 'pissa'"),
+        (setting(something_new=1), "something_new = 1"),
+        (setting(target_modules="c_.*"), "target_modules is 'c_.*'"),
+        (setting(target_modules=["q_proj"]), "does not fit this model"),
+        (setting(r="four"), "does not fit this model"),
+        (setting(lora_alpha="x"), "alpha is 'x'"),
+        (setting(r=3), "need (3, 32)"),
+        (tensors(lambda t: t.pop(KEY)), f"lacks {KEY}"),
+        (tensors(lambda t: t.update(more=torch.ones(1))), "has unknown more"),
+    ],
+)
+def test_a_bad_adapter_is_refused_by_file_and_leaves_the_model_alone(
+    tmp_path, damage, words
+):
     save_adapter(trained(add_lora(small_gpt(), rank=4)), tmp_path, "base")
     damage(tmp_path)
     model = small_gpt()
-    with pytest.raises(ValueError) as e: load_adapter(model, tmp_path)
+    with pytest.raises(ValueError) as e:
+        load_adapter(model, tmp_path)
     assert words in str(e.value) and str(tmp_path) in str(e.value)
-    assert same(state(model), state(small_gpt())) and not any(isinstance(m, LoRALinear) for m in model.modules())
+    assert same(state(model), state(small_gpt())) and not any(
+        isinstance(m, LoRALinear) for m in model.modules()
+    )
 
 
 def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     model = trained(add_lora(small_gpt(), rank=4))
     save_adapter(model, tmp_path, "base")
     before = (tmp_path / "adapter_model.safetensors").read_bytes()
-    monkeypatch.setattr("gpt_course.pretrained.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError): save_adapter(trained(model, seed=9), tmp_path, "base")
+    monkeypatch.setattr(
+        "gpt_course.pretrained.save_file",
+        lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")),
+    )
+    with pytest.raises(OSError):
+        save_adapter(trained(model, seed=9), tmp_path, "base")
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }

@@ -1,12 +1,30 @@
 "The well-known mistakes of instruction fine-tuning: each test fails where one of them is made"
+
 import json
 import pytest
 import torch
-from gpt_course.batching import collate_examples, encode_record, fit_examples, load_tokenizer
+from gpt_course.batching import (
+    collate_examples,
+    encode_record,
+    fit_examples,
+    load_tokenizer,
+)
 from gpt_course.dataset import load_data, render_prompt, split_records
-from gpt_course.finetuning import TrainConfig, evaluate_loss, finetune, make_optimizer, summed_loss, train_step
+from gpt_course.finetuning import (
+    TrainConfig,
+    evaluate_loss,
+    finetune,
+    make_optimizer,
+    summed_loss,
+    train_step,
+)
 from gpt_course.generation import generate
-from gpt_course.loaders import InstructionDataset, LengthGroupedSampler, make_loader, make_loaders
+from gpt_course.loaders import (
+    InstructionDataset,
+    LengthGroupedSampler,
+    make_loader,
+    make_loaders,
+)
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained
 
@@ -14,19 +32,40 @@ RECORDS = load_data("builtin")
 
 
 def small(**kw):
-    return init_weights(GPT(GPTConfig(**(dict(vocab_size=400, n_positions=512, n_embd=32, n_layer=2, n_head=4) | kw))), seed=1)
+    return init_weights(
+        GPT(
+            GPTConfig(
+                **(
+                    dict(
+                        vocab_size=400, n_positions=512, n_embd=32, n_layer=2, n_head=4
+                    )
+                    | kw
+                )
+            )
+        ),
+        seed=1,
+    )
 
 
 @pytest.mark.parametrize("vocab_size", [400, 4096, 5632, 50257])
 def test_1_every_row_supervises_exactly_one_end_token(vocab_size):
     tok = load_tokenizer(vocab_size)
-    _, targets = collate_examples([encode_record(r, tok) for r in RECORDS], eos_id=tok.eot_token)
+    _, targets = collate_examples(
+        [encode_record(r, tok) for r in RECORDS], eos_id=tok.eot_token
+    )
     assert (targets == tok.eot_token).sum(1).tolist() == [1] * len(RECORDS)
 
 
 def test_1_an_end_token_in_a_users_text_is_only_words():
     tok = load_tokenizer()
-    prompt, response = encode_record({"instruction": "Explain <|endoftext|>.", "input": "", "output": "It is <|endoftext|>."}, tok)
+    prompt, response = encode_record(
+        {
+            "instruction": "Explain <|endoftext|>.",
+            "input": "",
+            "output": "It is <|endoftext|>.",
+        },
+        tok,
+    )
     assert tok.eot_token not in prompt + response
     assert "<|endoftext|>" in tok.decode(response)
 
@@ -35,19 +74,28 @@ def test_1_an_end_token_in_a_users_text_is_only_words():
 def test_2_validation_loss_does_not_depend_on_batches():
     tok, model = load_tokenizer(400), small().eval()
     dataset = InstructionDataset(RECORDS[:50], tok, 512)
-    losses = [evaluate_loss(model, make_loader(dataset, b, shuffle=shuffle)) for b, shuffle in ((1, False), (7, True), (50, False))]
+    losses = [
+        evaluate_loss(model, make_loader(dataset, b, shuffle=shuffle))
+        for b, shuffle in ((1, False), (7, True), (50, False))
+    ]
     assert max(losses) - min(losses) < 1e-5
 
 
 def test_2_accumulated_steps_equal_one_large_step():
-    tok, dataset = load_tokenizer(400), InstructionDataset(RECORDS[:32], load_tokenizer(400), 512)
+    tok, dataset = (
+        load_tokenizer(400),
+        InstructionDataset(RECORDS[:32], load_tokenizer(400), 512),
+    )
     results = []
     for size in (8, 1):
         model = small()
         optimizer = make_optimizer(model, 1e-3, 0.1)
         for start in range(0, 32, 8):
             rows = [dataset[i] for i in range(start, start + 8)]
-            batches = [collate_examples(rows[i : i + size], 512, tok.eot_token) for i in range(0, 8, size)]
+            batches = [
+                collate_examples(rows[i : i + size], 512, tok.eot_token)
+                for i in range(0, 8, size)
+            ]
             train_step(model, optimizer, batches, 1e-3, 1.0)
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert (results[0] - results[1]).abs().max() < 2e-4
@@ -55,7 +103,10 @@ def test_2_accumulated_steps_equal_one_large_step():
 
 def test_3_the_prompt_has_the_same_ids_in_training_and_in_generation():
     tok = load_tokenizer()
-    for record in RECORDS[:200] + [{"instruction": "Count.", "input": "", "output": "\n\n1"}, {"instruction": "x", "input": " y ", "output": "'s"}]:
+    for record in RECORDS[:200] + [
+        {"instruction": "Count.", "input": "", "output": "\n\n1"},
+        {"instruction": "x", "input": " y ", "output": "'s"},
+    ]:
         prompt, response = encode_record(record, tok)
         assert prompt == tok.encode_ordinary(render_prompt(record))
         input_ids, targets = collate_examples([(prompt, response)])
@@ -68,20 +119,35 @@ def test_4_a_row_without_a_target_is_refused():
         collate_examples([([1], [2]), ([1] * 9, [2])], max_length=8)
     model = small()
     with pytest.raises(ValueError, match="every target is masked"):
-        train_step(model, make_optimizer(model, 1e-3, 0.0), [(torch.ones(2, 4, dtype=torch.long), torch.full((2, 4), -100))], 1e-3, 1.0)
+        train_step(
+            model,
+            make_optimizer(model, 1e-3, 0.0),
+            [(torch.ones(2, 4, dtype=torch.long), torch.full((2, 4), -100))],
+            1e-3,
+            1.0,
+        )
 
 
 def test_4_a_loss_that_is_not_finite_stops_the_run():
     model = small()
-    with torch.no_grad(): model.ln_f.weight[0] = float("inf")
+    with torch.no_grad():
+        model.ln_f.weight[0] = float("inf")
     before = [p.clone() for p in model.parameters()]
     with pytest.raises(FloatingPointError, match="diverged"):
-        train_step(model, make_optimizer(model, 1e-3, 0.0), [collate_examples([([1, 2], [3])], eos_id=5)], 1e-3, 1.0)
+        train_step(
+            model,
+            make_optimizer(model, 1e-3, 0.0),
+            [collate_examples([([1, 2], [3])], eos_id=5)],
+            1e-3,
+            1.0,
+        )
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
 
 
 def test_5_truncation_never_makes_an_end_token():
-    _, targets = collate_examples([([1, 2, 3], list(range(10, 30)))], max_length=8, eos_id=99)
+    _, targets = collate_examples(
+        [([1, 2, 3], list(range(10, 30)))], max_length=8, eos_id=99
+    )
     assert 99 not in targets.tolist()[0]
     with pytest.raises(ValueError, match="record 1 "):
         fit_examples([([1] * 5, [2] * 9)], 8)
@@ -94,15 +160,29 @@ def test_7_resumed_is_the_same_to_the_bit(tmp_path, kill_at):
 
     def run(checkpoint=None, stop=None, resume=False):
         model = small(dropout=0.1)
-        train, _, val = make_loaders(parts, load_tokenizer(400), 512, batch_size=6, seed=9)
+        train, _, val = make_loaders(
+            parts, load_tokenizer(400), 512, batch_size=6, seed=9
+        )
 
         def on_step(row):
-            if row["step"] == stop: raise KeyboardInterrupt
+            if row["step"] == stop:
+                raise KeyboardInterrupt
+
         try:
-            rows = finetune(model, train, val, TrainConfig(epochs=2, evaluate_every=4, checkpoint_every=3), checkpoint, resume, progress=False, on_step=on_step).rows
+            rows = finetune(
+                model,
+                train,
+                val,
+                TrainConfig(epochs=2, evaluate_every=4, checkpoint_every=3),
+                checkpoint,
+                resume,
+                progress=False,
+                on_step=on_step,
+            ).rows
         except KeyboardInterrupt:
             return None
         return rows, [p.detach().clone() for p in model.parameters()]
+
     rows, weights = run()
     run(tmp_path / "ck", stop=kill_at)
     again, weights_again = run(tmp_path / "ck", resume=True)
@@ -112,10 +192,15 @@ def test_7_resumed_is_the_same_to_the_bit(tmp_path, kill_at):
 
 def test_7_the_order_is_a_function_of_seed_and_epoch():
     lengths = [len(r["output"]) for r in RECORDS]
-    a, b = LengthGroupedSampler(lengths, 8, seed=4), LengthGroupedSampler(lengths, 8, seed=4)
+    a, b = (
+        LengthGroupedSampler(lengths, 8, seed=4),
+        LengthGroupedSampler(lengths, 8, seed=4),
+    )
     list(a), list(a)  # using it leaves no trace
     assert a.batches(2) == b.batches(2) != a.batches(3)
-    assert sorted(i for batch in a.batches(2) for i in batch) == list(range(len(RECORDS)))
+    assert sorted(i for batch in a.batches(2) for i in batch) == list(
+        range(len(RECORDS))
+    )
 
 
 def test_8_batched_generation_equals_single_with_the_shipped_model():
@@ -129,7 +214,11 @@ def test_8_batched_generation_equals_single_with_the_shipped_model():
 @torch.no_grad()
 def test_loss_only_where_a_target_is_equals_the_full_loss():
     tok, model = load_tokenizer(400), small().eval()
-    input_ids, targets = collate_examples([encode_record(r, tok) for r in RECORDS[:9]], eos_id=tok.eot_token)
+    input_ids, targets = collate_examples(
+        [encode_record(r, tok) for r in RECORDS[:9]], eos_id=tok.eot_token
+    )
     loss, n = summed_loss(model, input_ids, targets)
-    full = torch.nn.functional.cross_entropy(model(input_ids).flatten(0, 1), targets.flatten(), reduction="sum")
+    full = torch.nn.functional.cross_entropy(
+        model(input_ids).flatten(0, 1), targets.flatten(), reduction="sum"
+    )
     assert abs(loss.item() - full.item()) / n < 1e-5

@@ -1,4 +1,5 @@
 "A model on the other side: the same ids, numbers and answers in Transformers and in llama.cpp"
+
 import base64, http.server, importlib, json, os, random, re, subprocess, sys, threading, urllib.request
 import numpy as np
 import pytest
@@ -10,34 +11,82 @@ from gpt_course.generation import generate
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained
 from gpt_course.responses import encode_prompts
-from gpt_course.sharing import (END, as_messages, chat_template, export_gguf, export_hf, gguf_name, model_card, modelfile, push_to_hub,
-                                split_piece, tokenizer_files, vocabulary, whole_folder)
+from gpt_course.sharing import (
+    END,
+    as_messages,
+    chat_template,
+    export_gguf,
+    export_hf,
+    gguf_name,
+    model_card,
+    modelfile,
+    push_to_hub,
+    split_piece,
+    tokenizer_files,
+    vocabulary,
+    whole_folder,
+)
 
 
 def need(name):
     "The package, or a skipped test; where CI is set, it must be there."
-    return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name, reason=f"needs the package {name}")
+    return (
+        importlib.import_module(name)
+        if os.environ.get("CI")
+        else pytest.importorskip(name, reason=f"needs the package {name}")
+    )
 
 
 RECORDS = split_records(load_data("builtin"))[1][:30]
-HOSTILE = [{"instruction": 'Say "{{ x }}" and {% y %}.', "input": "it's\n\n### Response:\n\\n C:\\new"}, {"instruction": "  blanks \n", "input": ""},
-           {"instruction": "naïve 日本語 🎉"}, {"instruction": "{{ .System }} ]] }}", "input": " "}]
+HOSTILE = [
+    {
+        "instruction": 'Say "{{ x }}" and {% y %}.',
+        "input": "it's\n\n### Response:\n\\n C:\\new",
+    },
+    {"instruction": "  blanks \n", "input": ""},
+    {"instruction": "naïve 日本語 🎉"},
+    {"instruction": "{{ .System }} ]] }}", "input": " "},
+]
 
 
 def texts(n=200, seed=0):
     "Prose, code, digits, blanks, and random characters of all planes."
     rng = random.Random(seed)
-    kinds = (lambda: rng.randrange(32, 127), lambda: rng.randrange(32, 0x250), lambda: rng.randrange(0x250, 0xd800), lambda: rng.randrange(0x1f300, 0x1faff),
-             lambda: rng.choice([9, 10, 13, 32, 32, 32, 0xa0, 0x2003, 0x3000]), lambda: rng.randrange(48, 58))
-    fixed = ["", " ", "\n\n\n", "I'll don't we've I'M", "12 345 6.7e-8 ½ ² Ⅷ ١٢٣", "def f(x):\n    return x ** 2\t# ok\n\n\nclass A: pass  ", "a  b   c    ",
-             "e\u0301 \u200d \ufeff 👩‍👩‍👧", *(render_prompt(r) for r in RECORDS)]
-    return fixed + ["".join(chr(rng.choice(kinds)()) for _ in range(rng.randrange(1, 40))) for _ in range(n)]
+    kinds = (
+        lambda: rng.randrange(32, 127),
+        lambda: rng.randrange(32, 0x250),
+        lambda: rng.randrange(0x250, 0xD800),
+        lambda: rng.randrange(0x1F300, 0x1FAFF),
+        lambda: rng.choice([9, 10, 13, 32, 32, 32, 0xA0, 0x2003, 0x3000]),
+        lambda: rng.randrange(48, 58),
+    )
+    fixed = [
+        "",
+        " ",
+        "\n\n\n",
+        "I'll don't we've I'M",
+        "12 345 6.7e-8 ½ ² Ⅷ ١٢٣",
+        "def f(x):\n    return x ** 2\t# ok\n\n\nclass A: pass  ",
+        "a  b   c    ",
+        "e\u0301 \u200d \ufeff 👩‍👩‍👧",
+        *(render_prompt(r) for r in RECORDS),
+    ]
+    return fixed + [
+        "".join(chr(rng.choice(kinds)()) for _ in range(rng.randrange(1, 40)))
+        for _ in range(n)
+    ]
 
 
 def small(V=400, seed=3):
-    model = init_weights(GPT(GPTConfig(vocab_size=V, n_positions=512, n_embd=32, n_layer=2, n_head=4)), seed=seed).eval()
+    model = init_weights(
+        GPT(GPTConfig(vocab_size=V, n_positions=512, n_embd=32, n_layer=2, n_head=4)),
+        seed=seed,
+    ).eval()
     with torch.no_grad():
-        for p in model.parameters(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+        for p in model.parameters():
+            p.add_(
+                torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.1
+            )
     return model, load_tokenizer(V)
 
 
@@ -52,10 +101,12 @@ def ours(tiny):
     model, tokenizer = tiny
     prompts, out = encode_prompts(RECORDS, tokenizer, 256), []
     for prompt, g in zip(prompts, generate(model, prompts, 24, tokenizer.eot_token)):
-        with torch.no_grad(): logits = model(torch.tensor([prompt + g.ids]))[0, len(prompt) - 1 :]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + g.ids]))[0, len(prompt) - 1 :]
         best = logits[: len(g.ids) + g.ended].topk(2).values
         out.append((g.ids, g.ended, (best[:, 0] - best[:, 1]).min().item()))
-    assert sum(lead > 0.02 for *_, lead in out) >= 15, out  # a tie is decided by rounding; there must be enough without
+    # a tie is decided by rounding; there must be enough without
+    assert sum(lead > 0.02 for *_, lead in out) >= 15, out
     return out
 
 
@@ -68,15 +119,22 @@ def hf(tiny, tmp_path_factory):
 def stranger(hf):
     "What somebody else has: Transformers and the folder."
     transformers = need("transformers")
-    return transformers.AutoTokenizer.from_pretrained(hf), transformers.AutoModelForCausalLM.from_pretrained(hf)
+    return transformers.AutoTokenizer.from_pretrained(
+        hf
+    ), transformers.AutoModelForCausalLM.from_pretrained(hf)
 
 
 # the tokenizer
 
+
 @pytest.mark.parametrize("V", [257, 300, 4096, 5632, 50257])
 def test_every_piece_is_a_merge_of_two_earlier_ones(V):
     tokens, merges = vocabulary(load_tokenizer(V))
-    assert len(tokens) == len(set(tokens)) == V and tokens[-1] == END and len(merges) == len(set(merges)) == V - 257
+    assert (
+        len(tokens) == len(set(tokens)) == V
+        and tokens[-1] == END
+        and len(merges) == len(set(merges)) == V - 257
+    )
     ids = {t: i for i, t in enumerate(tokens)}
     for merge in merges:
         left, right = merge.split(" ")
@@ -86,51 +144,83 @@ def test_every_piece_is_a_merge_of_two_earlier_ones(V):
 def test_the_merges_are_those_that_openai_published():
     "First and last lines of vocab.bpe of openai/gpt-2."
     _, merges = vocabulary(load_tokenizer())
-    assert merges[:6] == ["Ġ t", "Ġ a", "h e", "i n", "r e", "o n"] and merges[-3:] == ["ĠColl ider", "Ġinform ants", "Ġg azed"] and len(merges) == 50000
+    assert (
+        merges[:6] == ["Ġ t", "Ġ a", "h e", "i n", "r e", "o n"]
+        and merges[-3:] == ["ĠColl ider", "Ġinform ants", "Ġg azed"]
+        and len(merges) == 50000
+    )
 
 
 @pytest.mark.parametrize("V", [300, 4096, 5632, 50257])
 def test_fast_tokenizers_give_the_courses_ids(V, tmp_path):
     tokenizers, transformers = need("tokenizers"), need("transformers")
     tokenizer = load_tokenizer(V)
-    for name, text in tokenizer_files(tokenizer, 256).items(): (tmp_path / name).write_text(text, "utf-8")
+    for name, text in tokenizer_files(tokenizer, 256).items():
+        (tmp_path / name).write_text(text, "utf-8")
     fast = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    old = tokenizers.ByteLevelBPETokenizer.from_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    old = tokenizers.ByteLevelBPETokenizer.from_file(
+        str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")
+    )
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(auto) == V and auto.eos_token_id == auto.pad_token_id == V - 1
     for text in texts():
         ids = tokenizer.encode_ordinary(text)
-        assert fast.encode(text).ids == ids == old.encode(text).ids == auto(text)["input_ids"], repr(text)
+        assert (
+            fast.encode(text).ids
+            == ids
+            == old.encode(text).ids
+            == auto(text)["input_ids"]
+        ), repr(text)
         assert auto.decode(ids) == text
     assert auto("a" + END)["input_ids"][-1] == V - 1
 
 
 def test_a_tokenizer_of_another_kind_is_refused():
     import tiktoken
+
     ranks = {bytes([b]): b for b in range(256)} | {b"abc": 256}
     with pytest.raises(ValueError, match="is not a merge of two tokens"):
-        vocabulary(tiktoken.Encoding("odd", pat_str=r"\w+", mergeable_ranks=ranks, special_tokens={END: 257}))
+        vocabulary(
+            tiktoken.Encoding(
+                "odd", pat_str=r"\w+", mergeable_ranks=ranks, special_tokens={END: 257}
+            )
+        )
     with pytest.raises(ValueError, match="need the last one"):
-        vocabulary(tiktoken.Encoding("odd", pat_str=r"\w+", mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={END: 256, "<more>": 257}))
+        vocabulary(
+            tiktoken.Encoding(
+                "odd",
+                pat_str=r"\w+",
+                mergeable_ranks={bytes([b]): b for b in range(256)},
+                special_tokens={END: 256, "<more>": 257},
+            )
+        )
     assert split_piece(b"a", {b"a": 0}) == [b"a"]
 
 
 # the template
 
+
 def test_the_template_writes_render_prompt(stranger):
     tokenizer = stranger[0]
-    write = lambda messages, **kw: tokenizer.apply_chat_template(messages, tokenize=False, **kw)
+    write = lambda messages, **kw: tokenizer.apply_chat_template(
+        messages, tokenize=False, **kw
+    )
     for r in load_data("builtin")[::10] + HOSTILE:
         prompt = render_prompt(r)
         assert write(as_messages(r), add_generation_prompt=True) == prompt
         assert write(as_messages(r)) + "\n\n### Response:\n" == prompt
         answer = {"role": "assistant", "content": "So.\n"}
         assert write([*as_messages(r), answer]) == prompt + "So.\n" + END
-        assert write([*as_messages(r), answer, {"role": "user", "content": "B"}], add_generation_prompt=True) == prompt + "So.\n" + END + render_prompt({"instruction": "B"})
-    with pytest.raises(Exception, match="roles are system"): write([{"role": "tool", "content": "x"}])
+        assert write(
+            [*as_messages(r), answer, {"role": "user", "content": "B"}],
+            add_generation_prompt=True,
+        ) == prompt + "So.\n" + END + render_prompt({"instruction": "B"})
+    with pytest.raises(Exception, match="roles are system"):
+        write([{"role": "tool", "content": "x"}])
 
 
 # Transformers
+
 
 @torch.no_grad()
 def test_transformers_gives_the_same_ids_logits_and_answers(tiny, ours, stranger):
@@ -138,21 +228,36 @@ def test_transformers_gives_the_same_ids_logits_and_answers(tiny, ours, stranger
     assert not their_model.training and their_model.dtype == torch.float32
     prompts = encode_prompts(RECORDS, tokenizer, 256)
     for record, prompt, (ids, ended, lead) in zip(RECORDS, prompts, ours):
-        inputs = their_tokenizer.apply_chat_template(as_messages(record), add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        inputs = their_tokenizer.apply_chat_template(
+            as_messages(record),
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
         assert inputs["input_ids"][0].tolist() == prompt
-        assert (their_model(**inputs).logits - model(torch.tensor([prompt]))).abs().max() < 1e-3
-        out = their_model.generate(**inputs, max_new_tokens=24)[0, len(prompt):].tolist()
-        if lead > 1e-3: assert out == ids + [tokenizer.eot_token] * ended
+        assert (
+            their_model(**inputs).logits - model(torch.tensor([prompt]))
+        ).abs().max() < 1e-3
+        out = their_model.generate(**inputs, max_new_tokens=24)[
+            0, len(prompt) :
+        ].tolist()
+        if lead > 1e-3:
+            assert out == ids + [tokenizer.eot_token] * ended
 
 
 @torch.no_grad()
 def test_a_padded_batch_gives_the_same_answers(ours, stranger):
     tokenizer, model = stranger
-    inputs = tokenizer([render_prompt(r) for r in RECORDS[:6]], padding=True, return_tensors="pt")
+    inputs = tokenizer(
+        [render_prompt(r) for r in RECORDS[:6]], padding=True, return_tensors="pt"
+    )
     assert (inputs["attention_mask"] == 0).any()
-    out = model.generate(**inputs, max_new_tokens=24)[:, inputs["input_ids"].shape[1]:]
+    out = model.generate(**inputs, max_new_tokens=24)[:, inputs["input_ids"].shape[1] :]
     for row, (ids, ended, lead) in zip(out.tolist(), ours):
-        if lead > 1e-3: assert row[:len(ids)] == ids and set(row[len(ids):]) <= {tokenizer.eos_token_id}
+        if lead > 1e-3:
+            assert row[: len(ids)] == ids and set(row[len(ids) :]) <= {
+                tokenizer.eos_token_id
+            }
 
 
 def test_generation_stops_by_the_exported_settings(tmp_path):
@@ -161,12 +266,15 @@ def test_generation_stops_by_the_exported_settings(tmp_path):
     for token, length in ((399, 1), (65, 512 - 5)):
         model, tokenizer = small()
         with torch.no_grad():  # a model that writes this token, whatever it reads
-            model.ln_f.weight.zero_(); model.ln_f.bias.copy_(model.wte.weight[token] * 100)
+            model.ln_f.weight.zero_()
+            model.ln_f.bias.copy_(model.wte.weight[token] * 100)
             assert int(model(torch.tensor([[1, 2, 3]]))[0, -1].argmax()) == token
         folder = export_hf(model, tokenizer, tmp_path / str(token))
         config = json.loads((folder / "generation_config.json").read_text())
         assert config["eos_token_id"] == config["pad_token_id"] == 399
-        out = transformers.AutoModelForCausalLM.from_pretrained(folder).generate(torch.tensor([[1, 2, 3, 4, 5]]))[0, 5:]
+        out = transformers.AutoModelForCausalLM.from_pretrained(folder).generate(
+            torch.tensor([[1, 2, 3, 4, 5]])
+        )[0, 5:]
         assert out.tolist() == [token] * length
 
 
@@ -175,57 +283,100 @@ def test_half_precision_and_other_sizes(tmp_path):
     model, tokenizer = small(V=300)
     export_hf(model, tokenizer, tmp_path / "half", dtype="f16")
     with torch.no_grad():
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.float32)(torch.arange(30)[None]).logits
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "half", dtype=torch.float32
+        )(torch.arange(30)[None]).logits
         assert (theirs - model(torch.arange(30)[None])).abs().max() < 0.05
-    assert (tmp_path / "half" / "model.safetensors").stat().st_size < sum(p.numel() for p in model.parameters()) * 2.5
-    with pytest.raises(ValueError, match="can be f32 or f16"): export_hf(model, tokenizer, tmp_path / "no", dtype="q8_0")
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < sum(
+        p.numel() for p in model.parameters()
+    ) * 2.5
+    with pytest.raises(ValueError, match="can be f32 or f16"):
+        export_hf(model, tokenizer, tmp_path / "no", dtype="q8_0")
     assert not (tmp_path / "no").exists()
 
 
 # GGUF
 
+
 def test_the_names_are_llama_cpps(tiny):
     gguf = need("gguf")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, tiny[0].config.n_layer)
     for name, _ in tiny[0].named_parameters():
-        assert gguf_name(name) == names.get_name(f"transformer.{name}", (".weight", ".bias")), name
+        assert gguf_name(name) == names.get_name(
+            f"transformer.{name}", (".weight", ".bias")
+        ), name
 
 
 def test_the_file_holds_every_weight(tiny, tmp_path):
     gguf = need("gguf")
     model, tokenizer = tiny
     for dtype in ("f32", "f16", "q8_0"):
-        reader = gguf.GGUFReader(export_gguf(model, tokenizer, tmp_path / dtype, source="tiny", dtype=dtype))
+        reader = gguf.GGUFReader(
+            export_gguf(model, tokenizer, tmp_path / dtype, source="tiny", dtype=dtype)
+        )
         found = {t.name: t for t in reader.tensors}
         assert found.keys() == {gguf_name(n) for n, _ in model.named_parameters()}
         for name, p in model.named_parameters():
             t = found[gguf_name(name)]
-            back = torch.from_numpy(np.array(gguf.dequantize(t.data, t.tensor_type))).reshape(p.shape)
+            back = torch.from_numpy(
+                np.array(gguf.dequantize(t.data, t.tensor_type))
+            ).reshape(p.shape)
             if dtype == "q8_0" and p.ndim == 2 and name != "wpe.weight":
                 blocks = p.reshape(-1, 32)
-                step = blocks.abs().amax(1, keepdim=True) / 127  # off by half a step, and by 127 times the rounding of the step to 16 bits: 2⁻¹¹ of it,
-                rounding = (step / 2048).clamp(min=2**-25)  # or, below 6.1e-5, where such numbers are evenly spaced, 2⁻²⁵
-                assert ((back.reshape(-1, 32) - blocks).abs() <= step / 2 + 127 * rounding + 1e-7).all()
+                # off by half a step, and by 127 times the rounding of the step to 16
+                # bits: 2⁻¹¹ of it,
+                step = blocks.abs().amax(1, keepdim=True) / 127
+                # or, below 6.1e-5, where such numbers are evenly spaced, 2⁻²⁵
+                rounding = (step / 2048).clamp(min=2**-25)
+                assert (
+                    (back.reshape(-1, 32) - blocks).abs()
+                    <= step / 2 + 127 * rounding + 1e-7
+                ).all()
                 assert t.tensor_type == gguf.GGMLQuantizationType.Q8_0
-            else: assert torch.equal(back, p), (dtype, name)  # the shipped weights are 16-bit numbers
+            else:
+                assert torch.equal(back, p), (
+                    dtype,
+                    name,
+                )  # the shipped weights are 16-bit numbers
     value = lambda key: reader.get_field(key).contents()
-    assert (value("general.architecture"), value("tokenizer.ggml.model"), value("tokenizer.ggml.pre")) == ("gpt2", "gpt2", "gpt-2")
-    assert value("tokenizer.ggml.eos_token_id") == model.config.vocab_size - 1 and value("tokenizer.ggml.add_bos_token") is False
-    assert value("tokenizer.ggml.token_type") == [1] * (model.config.vocab_size - 1) + [3] and value("tokenizer.chat_template") == chat_template()
+    assert (
+        value("general.architecture"),
+        value("tokenizer.ggml.model"),
+        value("tokenizer.ggml.pre"),
+    ) == ("gpt2", "gpt2", "gpt-2")
+    assert (
+        value("tokenizer.ggml.eos_token_id") == model.config.vocab_size - 1
+        and value("tokenizer.ggml.add_bos_token") is False
+    )
+    assert (
+        value("tokenizer.ggml.token_type") == [1] * (model.config.vocab_size - 1) + [3]
+        and value("tokenizer.chat_template") == chat_template()
+    )
     assert value("general.license") == "mit"
 
 
 def open_llama(path, context=256):
     xllamacpp = need("xllamacpp")
     p = xllamacpp.CommonParams()
-    p.model.path, p.n_ctx, p.n_parallel, p.verbosity, p.warmup = str(path), context, 1, 0, False
+    p.model.path, p.n_ctx, p.n_parallel, p.verbosity, p.warmup = (
+        str(path),
+        context,
+        1,
+        0,
+        False,
+    )
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1
     return xllamacpp.Server(p)
 
 
 def post(server, path, body):
-    request = urllib.request.Request(server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply: return json.loads(reply.read())
+    request = urllib.request.Request(
+        server.listening_address + path,
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.loads(reply.read())
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
@@ -235,11 +386,19 @@ def test_llama_cpp_gives_the_same_ids_prompts_and_answers(tiny, ours, tmp_path, 
     model, tokenizer = tiny
     server = open_llama(export_gguf(model, tokenizer, tmp_path / "gguf", dtype=dtype))
     for text in texts(60 if dtype == "f32" else 0):
-        assert post(server, "/tokenize", {"content": text, "add_special": True})["tokens"] == tokenizer.encode_ordinary(text), repr(text)
-    for r in RECORDS + HOSTILE: assert post(server, "/apply-template", {"messages": as_messages(r)})["prompt"] == render_prompt(r)
+        assert post(server, "/tokenize", {"content": text, "add_special": True})[
+            "tokens"
+        ] == tokenizer.encode_ordinary(text), repr(text)
+    for r in RECORDS + HOSTILE:
+        assert post(server, "/apply-template", {"messages": as_messages(r)})[
+            "prompt"
+        ] == render_prompt(r)
     for record, (ids, ended, lead) in zip(RECORDS, ours):
-        if lead < 0.02: continue  # its cache holds 16-bit floats
-        choice = server.handle_chat_completions({"messages": as_messages(record), "max_tokens": 24})["choices"][0]
+        if lead < 0.02:
+            continue  # its cache holds 16-bit floats
+        choice = server.handle_chat_completions(
+            {"messages": as_messages(record), "max_tokens": 24}
+        )["choices"][0]
         assert choice["message"]["content"].strip() == tokenizer.decode(ids).strip()
         assert choice["finish_reason"] == ("stop" if ended else "length")
 
@@ -248,25 +407,38 @@ def test_llama_cpp_runs_the_full_vocabulary(tmp_path):
     need("gguf")
     model, tokenizer = small(V=50257)
     server = open_llama(export_gguf(model, tokenizer, tmp_path / "gguf"), context=512)
-    for text in texts(40): assert post(server, "/tokenize", {"content": text})["tokens"] == tokenizer.encode_ordinary(text), repr(text)
+    for text in texts(40):
+        assert post(server, "/tokenize", {"content": text})[
+            "tokens"
+        ] == tokenizer.encode_ordinary(text), repr(text)
     prompt = encode_prompts([HOSTILE[0]], tokenizer, 512)[0]
     [ours] = generate(model, [prompt], 8, tokenizer.eot_token)
-    reply = post(server, "/completion", {"prompt": prompt, "n_predict": 8, "return_tokens": True, "temperature": 0})
+    reply = post(
+        server,
+        "/completion",
+        {"prompt": prompt, "n_predict": 8, "return_tokens": True, "temperature": 0},
+    )
     assert reply["tokens"] == ours.ids
 
 
 # Ollama
+
 
 def fill_go(template, **fields):
     "A small interpreter of Go templates: `{{ .Name }}` and `{{ if .Name }} … {{ end }}`; cut after `.Response`, as Ollama does on the model's turn."
     out, on = "", [True]
     for i, part in enumerate(re.split(r"\{\{(.*?)\}\}", template, flags=re.S)):
         word = part.strip() if i % 2 else None
-        if word is None: out += part if all(on) else ""
-        elif word == "end": on.pop()
-        elif word.startswith("if ."): on.append(bool(fields[word[4:]]))
-        elif word == ".Response": return out
-        else: out += fields[word.removeprefix(".")] if all(on) else ""
+        if word is None:
+            out += part if all(on) else ""
+        elif word == "end":
+            on.pop()
+        elif word.startswith("if ."):
+            on.append(bool(fields[word[4:]]))
+        elif word == ".Response":
+            return out
+        else:
+            out += fields[word.removeprefix(".")] if all(on) else ""
     assert on == [True]
     return out
 
@@ -274,13 +446,23 @@ def fill_go(template, **fields):
 def test_the_modelfile_writes_render_prompt_and_stops():
     text = modelfile("x-F32.gguf", 256)
     [template] = re.findall(r'^TEMPLATE """(.*?)"""$', text, flags=re.S | re.M)
-    for r in RECORDS + HOSTILE: assert fill_go(template, System=r.get("input", ""), Prompt=r["instruction"]) == render_prompt(r)
+    for r in RECORDS + HOSTILE:
+        assert fill_go(
+            template, System=r.get("input", ""), Prompt=r["instruction"]
+        ) == render_prompt(r)
     assert template.endswith("{{ .Response }}" + END)
-    assert dict(re.findall(r"^PARAMETER (temperature|repeat_penalty|num_ctx) (.*)$", text, flags=re.M)) == {"temperature": "0", "repeat_penalty": "1", "num_ctx": "256"}
-    assert f'PARAMETER stop "{END}"' in text.splitlines() and text.startswith("FROM ./x-F32.gguf\n")
+    assert dict(
+        re.findall(
+            r"^PARAMETER (temperature|repeat_penalty|num_ctx) (.*)$", text, flags=re.M
+        )
+    ) == {"temperature": "0", "repeat_penalty": "1", "num_ctx": "256"}
+    assert f'PARAMETER stop "{END}"' in text.splitlines() and text.startswith(
+        "FROM ./x-F32.gguf\n"
+    )
 
 
 # folders
+
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "out"
@@ -288,20 +470,35 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (new / "half").write_text("x")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
-    with whole_folder(target) as new: (new / "a").write_text("1")
+    with whole_folder(target) as new:
+        (new / "a").write_text("1")
     for asked in (False, True):
-        with pytest.raises((RuntimeError, ValueError)), whole_folder(target, asked) as new:
+        with (
+            pytest.raises((RuntimeError, ValueError)),
+            whole_folder(target, asked) as new,
+        ):
             (new / "a").write_text("2")
             raise RuntimeError
     assert (target / "a").read_text() == "1"
     (target / "mine").write_text("keep")
-    with pytest.raises(ValueError, match="has mine, which this export does not write"), whole_folder(target, True) as new: (new / "a").write_text("2")
+    with (
+        pytest.raises(ValueError, match="has mine, which this export does not write"),
+        whole_folder(target, True) as new,
+    ):
+        (new / "a").write_text("2")
     assert (target / "a").read_text() == "1" and (target / "mine").exists()
     (target / "mine").unlink()
-    with whole_folder(target, True) as new: (new / "a").write_text("2")
-    assert (target / "a").read_text() == "2" and [p.name for p in tmp_path.iterdir()] == ["out"]
+    with whole_folder(target, True) as new:
+        (new / "a").write_text("2")
+    assert (target / "a").read_text() == "2" and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["out"]
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match="is a file"), whole_folder(tmp_path / "file", True): pass
+    with (
+        pytest.raises(ValueError, match="is a file"),
+        whole_folder(tmp_path / "file", True),
+    ):
+        pass
 
 
 def test_exports_refuse_before_they_write(tmp_path):
@@ -309,49 +506,105 @@ def test_exports_refuse_before_they_write(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     for export in (export_hf, export_gguf):
-        with pytest.raises(ValueError, match="already has files in it"): export(model, tokenizer, tmp_path / "out")
-        with pytest.raises(ValueError, match="has thesis.txt"): export(model, tokenizer, tmp_path / "out", overwrite=True)
-    with pytest.raises(ValueError, match="plain name"): export_hf(model, tokenizer, tmp_path / "new", name="a/b")
+        with pytest.raises(ValueError, match="already has files in it"):
+            export(model, tokenizer, tmp_path / "out")
+        with pytest.raises(ValueError, match="has thesis.txt"):
+            export(model, tokenizer, tmp_path / "out", overwrite=True)
+    with pytest.raises(ValueError, match="plain name"):
+        export_hf(model, tokenizer, tmp_path / "new", name="a/b")
     model.h[0].attn.lora_a = torch.nn.Parameter(torch.zeros(2, 2))
     for export in (export_hf, export_gguf):
-        with pytest.raises(ValueError, match="merge its adapters"): export(model, tokenizer, tmp_path / "new")
-    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["thesis.txt"]
+        with pytest.raises(ValueError, match="merge its adapters"):
+            export(model, tokenizer, tmp_path / "new")
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == [
+        "thesis.txt"
+    ]
 
 
 def test_a_transformers_model_writes_itself_and_no_gguf(run, tmp_path):
     transformers = need("transformers")
-    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2))
-    for name, text in tokenizer_files(load_tokenizer(300), 64).items(): (tmp_path / name).write_text(text, "utf-8")
+    theirs = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    )
+    for name, text in tokenizer_files(load_tokenizer(300), 64).items():
+        (tmp_path / name).write_text(text, "utf-8")
 
     class Wrapper(torch.nn.Module):
-        def __init__(self): super().__init__(); self.net = theirs
+        def __init__(self):
+            super().__init__()
+            self.net = theirs
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for i, model in enumerate((theirs, Wrapper())):
         folder = export_hf(model, tokenizer, tmp_path / f"hf{i}")
-        assert type(transformers.AutoModelForCausalLM.from_pretrained(folder)) is transformers.LlamaForCausalLM
+        assert (
+            type(transformers.AutoModelForCausalLM.from_pretrained(folder))
+            is transformers.LlamaForCausalLM
+        )
         assert "language model of" in (folder / "README.md").read_text("utf-8")
-        assert transformers.AutoTokenizer.from_pretrained(folder).chat_template == chat_template()
-        with pytest.raises(ValueError, match="convert_hf_to_gguf.py"): export_gguf(model, tokenizer, tmp_path / "gguf")
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"  # it keeps its own template, unless it was fine-tuned here
+        assert (
+            transformers.AutoTokenizer.from_pretrained(folder).chat_template
+            == chat_template()
+        )
+        with pytest.raises(ValueError, match="convert_hf_to_gguf.py"):
+            export_gguf(model, tokenizer, tmp_path / "gguf")
+    # it keeps its own template, unless it was fine-tuned here
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
     for source, template in ((None, tokenizer.chat_template), (run, chat_template())):
-        folder = export_hf(theirs, tokenizer, tmp_path / f"from-{bool(source)}", source=source)
-        assert transformers.AutoTokenizer.from_pretrained(folder).chat_template == template
+        folder = export_hf(
+            theirs, tokenizer, tmp_path / f"from-{bool(source)}", source=source
+        )
+        assert (
+            transformers.AutoTokenizer.from_pretrained(folder).chat_template == template
+        )
     assert tokenizer.chat_template != chat_template()
-    with pytest.raises(ValueError, match="needs its own tokenizer"): export_hf(theirs, load_tokenizer(300), tmp_path / "other")
+    with pytest.raises(ValueError, match="needs its own tokenizer"):
+        export_hf(theirs, load_tokenizer(300), tmp_path / "other")
 
 
 # the card
+
 
 @pytest.fixture
 def run(tmp_path):
     "What a run of `gpt-course finetune` leaves, but the model."
     folder = tmp_path / "home of ada" / "run"
-    write_json(folder / "run.json", {"settings": {"model": "gpt2-medium", "data": str(tmp_path / "home of ada" / "letters.json"), "epochs": 2, "lr": 5e-5},
-                                     "versions": {"gpt_course": "0.1.0"}})
-    scores = {"loss": 0.5, "exact_match": 0.25, "token_f1": 0.6, "rouge_l": 0.55, "end_rate": 1.0, "repetition": 0.0, "n": 40}
-    write_json(folder / "metrics.json", {"before": scores | {"loss": 3.8}, "after": scores})
-    History([dict(zip(COLUMNS, (0, 0.0, 0, 0, None, 3.7, 0.0))), dict(zip(COLUMNS, (10, 2.0, 80, 900, 0.4, 0.6, 5e-5)))]).save(folder / "history.csv")
+    write_json(
+        folder / "run.json",
+        {
+            "settings": {
+                "model": "gpt2-medium",
+                "data": str(tmp_path / "home of ada" / "letters.json"),
+                "epochs": 2,
+                "lr": 5e-5,
+            },
+            "versions": {"gpt_course": "0.1.0"},
+        },
+    )
+    scores = {
+        "loss": 0.5,
+        "exact_match": 0.25,
+        "token_f1": 0.6,
+        "rouge_l": 0.55,
+        "end_rate": 1.0,
+        "repetition": 0.0,
+        "n": 40,
+    }
+    write_json(
+        folder / "metrics.json", {"before": scores | {"loss": 3.8}, "after": scores}
+    )
+    History(
+        [
+            dict(zip(COLUMNS, (0, 0.0, 0, 0, None, 3.7, 0.0))),
+            dict(zip(COLUMNS, (10, 2.0, 80, 900, 0.4, 0.6, 5e-5))),
+        ]
+    ).save(folder / "history.csv")
     return folder
 
 
@@ -364,67 +617,142 @@ def card_of(text, tmp_path):
 def test_the_card_tells_what_the_run_knows_and_hides_the_machine(run, tmp_path):
     model, _ = small()
     text = model_card("letters", model, run)
-    for part in ("# letters\n", "`gpt2-medium`", "`letters.json`", "| epochs | 2 |", "| lr | 5e-05 |", "before: validation 3.70", "| loss (nats per response token) | 3.800 | 0.500 |",
-                 "of which 40 records", "25% of its own test records", END, "Not stated. It depends"): assert part in text, part
+    for part in (
+        "# letters\n",
+        "`gpt2-medium`",
+        "`letters.json`",
+        "| epochs | 2 |",
+        "| lr | 5e-05 |",
+        "before: validation 3.70",
+        "| loss (nats per response token) | 3.800 | 0.500 |",
+        "of which 40 records",
+        "25% of its own test records",
+        END,
+        "Not stated. It depends",
+    ):
+        assert part in text, part
     assert "ada" not in text and str(tmp_path) not in text
     data = card_of(text, tmp_path)
-    assert data.license is None and data.base_model == "openai-community/gpt2-medium" and data.library_name == "transformers" and "gpt_course" in data.tags
-    assert card_of(model_card("letters", model, run, license="cc-by-4.0"), tmp_path).license == "cc-by-4.0"
+    assert (
+        data.license is None
+        and data.base_model == "openai-community/gpt2-medium"
+        and data.library_name == "transformers"
+        and "gpt_course" in data.tags
+    )
+    assert (
+        card_of(
+            model_card("letters", model, run, license="cc-by-4.0"), tmp_path
+        ).license
+        == "cc-by-4.0"
+    )
 
 
 def test_the_card_is_honest_about_runs_that_are_not_there(run, tmp_path):
     model, _ = small()
-    (run / "metrics.json").unlink(); (run / "history.csv").unlink()
+    (run / "metrics.json").unlink()
+    (run / "history.csv").unlink()
     text = model_card("x", model, run)
     assert "None: the run was exported before" in text and "## Losses" not in text
-    for source in (None, "tiny", tmp_path): assert "had no record of a run" in model_card("x", model, source)
+    for source in (None, "tiny", tmp_path):
+        assert "had no record of a run" in model_card("x", model, source)
     assert card_of(model_card("x", model, "tiny"), tmp_path).license == "mit"
     assert card_of(model_card("x", model, tmp_path), tmp_path).license is None
     (run / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match="has no settings with model and data"): model_card("x", model, run)
+    with pytest.raises(ValueError, match="has no settings with model and data"):
+        model_card("x", model, run)
     (run / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json: not a JSON file"): model_card("x", model, run)
+    with pytest.raises(ValueError, match="run.json: not a JSON file"):
+        model_card("x", model, run)
 
 
 def test_only_what_is_known_to_be_mit_is_called_so(run, tmp_path):
     model, _ = small()
-    for base, data, license in (("tiny", "builtin", "mit"), ("gpt2", "builtin", "mit"), ("gpt2", "lecture", None), ("tiny", "x.json", None), ("runs/a", "builtin", None), ("hf:a/b", "builtin", None)):
-        write_json(run / "run.json", {"settings": {"model": base, "data": data}, "versions": {}})
+    for base, data, license in (
+        ("tiny", "builtin", "mit"),
+        ("gpt2", "builtin", "mit"),
+        ("gpt2", "lecture", None),
+        ("tiny", "x.json", None),
+        ("runs/a", "builtin", None),
+        ("hf:a/b", "builtin", None),
+    ):
+        write_json(
+            run / "run.json",
+            {"settings": {"model": base, "data": data}, "versions": {}},
+        )
         card = card_of(model_card("x", model, run), tmp_path)
         assert card.license == license, (base, data)
-        assert card.base_model == ("a/b" if base == "hf:a/b" else "openai-community/gpt2" if base == "gpt2" else None)
+        assert card.base_model == (
+            "a/b"
+            if base == "hf:a/b"
+            else "openai-community/gpt2"
+            if base == "gpt2"
+            else None
+        )
 
 
 # the Hub
 
+
 @pytest.fixture
 def hub():
     "A server that takes a commit as the Hub does, and remembers it: `hub.requests`, `hub.files`."
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             requests.append((self.path, self.headers.get("Authorization"), body))
             reply = {}
-            if self.path == "/api/repos/create": reply = {"url": f"{address}/me/letters"}
-            if "/preupload/" in self.path: reply = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]}
+            if self.path == "/api/repos/create":
+                reply = {"url": f"{address}/me/letters"}
+            if "/preupload/" in self.path:
+                reply = {
+                    "files": [
+                        {
+                            "path": f["path"],
+                            "uploadMode": "regular",
+                            "shouldIgnore": False,
+                        }
+                        for f in json.loads(body)["files"]
+                    ]
+                }
             if "/commit/" in self.path:
                 lines = [json.loads(line) for line in body.splitlines()]
-                files.update({v["value"]["path"]: base64.b64decode(v["value"]["content"]) for v in lines if v["key"] == "file"})
-                reply = {"success": True, "commitOid": "0" * 40, "commitUrl": f"{address}/me/letters/commit/{'0' * 40}"}
+                files.update(
+                    {
+                        v["value"]["path"]: base64.b64decode(v["value"]["content"])
+                        for v in lines
+                        if v["key"] == "file"
+                    }
+                )
+                reply = {
+                    "success": True,
+                    "commitOid": "0" * 40,
+                    "commitUrl": f"{address}/me/letters/commit/{'0' * 40}",
+                }
             self.answer(reply)
-        def do_GET(self): self.answer({"id": "me/letters", "sha": "0" * 40, "siblings": []})
+
+        def do_GET(self):
+            self.answer({"id": "me/letters", "sha": "0" * 40, "siblings": []})
+
         def answer(self, value, status=200):
             data = json.dumps(value).encode()
-            self.send_response(status); self.send_header("Content-Type", "application/json"); self.send_header("Content-Length", str(len(data))); self.end_headers()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
             self.wfile.write(data)
-        def log_message(self, *args): pass
+
+        def log_message(self, *args):
+            pass
+
     requests, files = [], {}
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     address = f"http://127.0.0.1:{httpd.server_port}"
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     httpd.address, httpd.requests, httpd.files = address, requests, files
     yield httpd
-    httpd.shutdown(); httpd.server_close()
+    httpd.shutdown()
+    httpd.server_close()
 
 
 def test_push_uploads_every_file_of_the_export(hub, tmp_path):
@@ -433,10 +761,19 @@ def test_push_uploads_every_file_of_the_export(hub, tmp_path):
     (folder / ".secret").write_text("no")
     url = push_to_hub(folder, "me/letters", token="hf_test", endpoint=hub.address)
     assert url.startswith(hub.address + "/me/letters")
-    assert hub.files == {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".secret"}
+    assert hub.files == {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".secret"
+    }
     path, login, body = hub.requests[0]
-    assert path == "/api/repos/create" and login == "Bearer hf_test" and json.loads(body)["name"] == "letters"
-    assert json.loads(body).get("private") is True or json.loads(body).get("visibility") == "private"
+    assert (
+        path == "/api/repos/create"
+        and login == "Bearer hf_test"
+        and json.loads(body)["name"] == "letters"
+    )
+    assert (
+        json.loads(body).get("private") is True
+        or json.loads(body).get("visibility") == "private"
+    )
 
 
 def test_push_says_what_is_missing(tmp_path, monkeypatch):
@@ -444,13 +781,21 @@ def test_push_says_what_is_missing(tmp_path, monkeypatch):
     model, tokenizer = small()
     folder = export_hf(model, tokenizer, tmp_path / "letters")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    with pytest.raises(ValueError, match="not logged in .*`hf auth login`"): push_to_hub(folder, "me/letters")
-    with pytest.raises(ValueError, match="states no licence"): push_to_hub(folder, "me/letters", private=False)
-    with pytest.raises(ValueError, match="has no README.md"): push_to_hub(tmp_path, "me/letters")
-    with pytest.raises(ValueError, match="me/letters: could not be uploaded"): push_to_hub(folder, "me/letters", token="hf_test", endpoint="http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="not logged in .*`hf auth login`"):
+        push_to_hub(folder, "me/letters")
+    with pytest.raises(ValueError, match="states no licence"):
+        push_to_hub(folder, "me/letters", private=False)
+    with pytest.raises(ValueError, match="has no README.md"):
+        push_to_hub(tmp_path, "me/letters")
+    with pytest.raises(ValueError, match="me/letters: could not be uploaded"):
+        push_to_hub(
+            folder, "me/letters", token="hf_test", endpoint="http://127.0.0.1:9"
+        )
 
 
 def test_importing_needs_none_of_the_other_sides_libraries():
     code = "import sys, gpt_course.sharing; print(sorted({'gguf', 'transformers', 'huggingface_hub', 'xllamacpp', 'tokenizers'} & sys.modules.keys()))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
+    )
     assert out.stdout.strip() == "[]", out.stderr

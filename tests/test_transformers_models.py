@@ -1,4 +1,5 @@
 "Models of Transformers that are not GPT-2: small random ones, made on the spot, through the course's own functions"
+
 import json
 import pytest
 import torch
@@ -9,30 +10,88 @@ from gpt_course.finetuning import TrainConfig, evaluate_loss, finetune
 from gpt_course.generation import generate
 from gpt_course.loaders import make_loaders
 from gpt_course.model import GPT
-from gpt_course.pretrained import (TransformersModel, TransformersTokenizer, load_pretrained, load_transformers_tokenizer, read_config,
-                                   save_pretrained)
+from gpt_course.pretrained import (
+    TransformersModel,
+    TransformersTokenizer,
+    load_pretrained,
+    load_transformers_tokenizer,
+    read_config,
+    save_pretrained,
+)
 from gpt_course.responses import respond
 
 transformers = pytest.importorskip("transformers")
 V = 384
-RECORDS = [{"instruction": f"Say the number {i}.", "input": "quickly" if i % 3 == 0 else "", "output": f"It is {i}."} for i in range(40)]
-SIZES = dict(vocab_size=V, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=512, bos_token_id=None, eos_token_id=0)
+RECORDS = [
+    {
+        "instruction": f"Say the number {i}.",
+        "input": "quickly" if i % 3 == 0 else "",
+        "output": f"It is {i}.",
+    }
+    for i in range(40)
+]
+SIZES = dict(
+    vocab_size=V,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=512,
+    bos_token_id=None,
+    eos_token_id=0,
+)
 KINDS = {
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(intermediate_size=64, num_key_value_heads=2, **SIZES)),
-    "gpt_neox": lambda: transformers.GPTNeoXForCausalLM(transformers.GPTNeoXConfig(intermediate_size=64, **SIZES)),
-    "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(intermediate_size=64, num_key_value_heads=2, sliding_window=24, **SIZES)),
-    "bloom": lambda: transformers.BloomForCausalLM(transformers.BloomConfig(vocab_size=V, hidden_size=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=0)),
-    "gpt2 with relu": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=V, n_positions=512, n_embd=32, n_layer=2, n_head=4, activation_function="relu",
-                                                                                   bos_token_id=None, eos_token_id=0)),  # absolute positions
+    "llama": lambda: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(intermediate_size=64, num_key_value_heads=2, **SIZES)
+    ),
+    "gpt_neox": lambda: transformers.GPTNeoXForCausalLM(
+        transformers.GPTNeoXConfig(intermediate_size=64, **SIZES)
+    ),
+    "mistral": lambda: transformers.MistralForCausalLM(
+        transformers.MistralConfig(
+            intermediate_size=64, num_key_value_heads=2, sliding_window=24, **SIZES
+        )
+    ),
+    "bloom": lambda: transformers.BloomForCausalLM(
+        transformers.BloomConfig(
+            vocab_size=V,
+            hidden_size=32,
+            n_layer=2,
+            n_head=4,
+            bos_token_id=None,
+            eos_token_id=0,
+        )
+    ),
+    "gpt2 with relu": lambda: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=V,
+            n_positions=512,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            activation_function="relu",
+            # absolute
+            # positions
+            bos_token_id=None,
+            eos_token_id=0,
+        )
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
     "`theirs(kind)` is a folder as Transformers writes it: a random model and a tokenizer trained on the records."
-    tokenizers, root = pytest.importorskip("tokenizers"), tmp_path_factory.mktemp("theirs")
+    tokenizers, root = (
+        pytest.importorskip("tokenizers"),
+        tmp_path_factory.mktemp("theirs"),
+    )
     bpe = tokenizers.ByteLevelBPETokenizer()
-    bpe.train_from_iterator([render_prompt(r) + r["output"] for r in RECORDS], vocab_size=V, special_tokens=["</s>"], show_progress=False)
+    bpe.train_from_iterator(
+        [render_prompt(r) + r["output"] for r in RECORDS],
+        vocab_size=V,
+        special_tokens=["</s>"],
+        show_progress=False,
+    )
     bpe.save(str(root / "tokenizer.json"))
 
     def make(kind):
@@ -40,20 +99,33 @@ def theirs(tmp_path_factory):
             torch.manual_seed(0)
             model = KINDS[kind]()
             with torch.no_grad():
-                for p in model.parameters(): p.add_(torch.randn(p.shape) * 0.3)  # off the defaults; answers that vary
+                # off the defaults; answers that vary
+                for p in model.parameters():
+                    p.add_(torch.randn(p.shape) * 0.3)
             model.save_pretrained(folder)
-            transformers.PreTrainedTokenizerFast(tokenizer_file=str(root / "tokenizer.json"), eos_token="</s>").save_pretrained(folder)
+            transformers.PreTrainedTokenizerFast(
+                tokenizer_file=str(root / "tokenizer.json"), eos_token="</s>"
+            ).save_pretrained(folder)
         return folder
+
     return make
 
 
 def reference(folder):
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    ).eval()
 
 
 def greedy(model, prompt, n, eos=None):
-    out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), do_sample=False, max_new_tokens=n,
-                         eos_token_id=eos, pad_token_id=0)[0, len(prompt):].tolist()
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=n,
+        eos_token_id=eos,
+        pad_token_id=0,
+    )[0, len(prompt) :].tolist()
     return out[: out.index(eos)] if eos in out else out
 
 
@@ -61,11 +133,14 @@ def greedy(model, prompt, n, eos=None):
 @torch.no_grad()
 def test_logits_and_batched_greedy_answers_are_those_of_transformers(kind, theirs):
     model, tokenizer = load_pretrained(theirs(kind))
-    assert isinstance(model, TransformersModel) and isinstance(tokenizer, TransformersTokenizer)
+    assert isinstance(model, TransformersModel) and isinstance(
+        tokenizer, TransformersTokenizer
+    )
     ref = reference(theirs(kind))
     ids = torch.randint(1, V, (3, 40), generator=torch.Generator().manual_seed(1))
     assert (model(ids) - ref(ids).logits).abs().max() < 1e-4
-    alike = [tokenizer.encode_ordinary(render_prompt(r)) for r in RECORDS[:6]]  # share their first tokens
+    # share their first tokens
+    alike = [tokenizer.encode_ordinary(render_prompt(r)) for r in RECORDS[:6]]
     prompts = alike + [ids[0, :1].tolist(), ids[1, :9].tolist()]
     assert len({len(p) for p in alike}) > 1  # there is padding
     for group, batch_size in ((alike, 8), (prompts, 8), (prompts, 1)):
@@ -78,17 +153,26 @@ def test_logits_and_batched_greedy_answers_are_those_of_transformers(kind, their
 def test_the_course_fine_tunes_answers_scores_and_saves_it(kind, theirs, tmp_path):
     model, tokenizer = load_pretrained(theirs(kind))
     parts = RECORDS[:30], RECORDS[30:36], RECORDS[36:]
-    train, test, val = make_loaders(parts, tokenizer, model.config.n_positions, batch_size=8)
-    history = finetune(model, train, val, TrainConfig(epochs=8, lr=1e-2), progress=False)
+    train, test, val = make_loaders(
+        parts, tokenizer, model.config.n_positions, batch_size=8
+    )
+    history = finetune(
+        model, train, val, TrainConfig(epochs=8, lr=1e-2), progress=False
+    )
     assert history.rows[-1]["val_loss"] < history.rows[0]["val_loss"] - 2
     answers = respond(model, tokenizer, parts[1], max_new_tokens=20)
     assert any(a.ended for a in answers)  # it has learned to stop
     save_pretrained(model, tmp_path / "out", tokenizer=tokenizer)
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
-    ref, tok = reference(tmp_path / "out"), transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ref, tok = (
+        reference(tmp_path / "out"),
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "out"),
+    )
     for record, answer in zip(parts[1], answers):
         prompt = tok.encode(render_prompt(record), add_special_tokens=False)
-        assert tok.decode(greedy(ref, prompt, 20, tok.eos_token_id)).strip() == answer.text
+        assert (
+            tok.decode(greedy(ref, prompt, 20, tok.eos_token_id)).strip() == answer.text
+        )
     again, again_tok = load_pretrained(tmp_path / "out")
     assert respond(again, again_tok, parts[1], max_new_tokens=20) == answers
     assert evaluate_loss(again, test) == evaluate_loss(model, test)
@@ -101,24 +185,46 @@ def test_the_loss_is_the_one_of_transformers(theirs):
     total, n = 0.0, 0
     for input_ids, targets in loader:
         scored = int((targets != -100).sum())
-        total, n = total + reference(theirs("llama"))(input_ids, labels=targets, shift_labels=targets).loss.item() * scored, n + scored
+        total, n = (
+            total
+            + reference(theirs("llama"))(
+                input_ids, labels=targets, shift_labels=targets
+            ).loss.item()
+            * scored,
+            n + scored,
+        )
     assert abs(evaluate_loss(model, loader) - total / n) < 1e-5
 
 
 def test_interrupted_and_resumed_ends_where_uninterrupted_does(theirs, tmp_path):
     def run(**options):
         model, tokenizer = load_pretrained(theirs("llama"))
-        train, _, val = make_loaders((RECORDS[:24], RECORDS[24:30], RECORDS[30:]), tokenizer, 512, batch_size=8)
-        history = finetune(model, train, val, TrainConfig(epochs=2, lr=1e-3, checkpoint_every=2), tmp_path / "c.safetensors", progress=False, **options)
+        train, _, val = make_loaders(
+            (RECORDS[:24], RECORDS[24:30], RECORDS[30:]), tokenizer, 512, batch_size=8
+        )
+        history = finetune(
+            model,
+            train,
+            val,
+            TrainConfig(epochs=2, lr=1e-3, checkpoint_every=2),
+            tmp_path / "c.safetensors",
+            progress=False,
+            **options,
+        )
         return [r["train_loss"] for r in history.rows], model
 
     def stop(row):
-        if row["step"] == 3: raise KeyboardInterrupt
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
     losses, model = run()
     (tmp_path / "c.safetensors").unlink()
-    with pytest.raises(KeyboardInterrupt): run(on_step=stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(on_step=stop)
     resumed, again = run(resume=True)
-    assert resumed == losses and all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    assert resumed == losses and all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters())
+    )
 
 
 def test_special_tokens_in_a_text_are_text(theirs):
@@ -133,70 +239,121 @@ def test_half_precision_is_stored_and_read(theirs, tmp_path):
     model, tokenizer = load_pretrained(theirs("llama"))
     save_pretrained(model, tmp_path, torch.float16, tokenizer)
     again, _ = load_pretrained(tmp_path)
-    assert all(torch.equal(a.half(), b.half()) and b.dtype == torch.float32 for a, b in zip(model.parameters(), again.parameters()))
+    assert all(
+        torch.equal(a.half(), b.half()) and b.dtype == torch.float32
+        for a, b in zip(model.parameters(), again.parameters())
+    )
     assert next(model.parameters()).dtype == torch.float32  # saving changes nothing
-    assert (tmp_path / "model.safetensors").stat().st_size < 0.6 * (theirs("llama") / "model.safetensors").stat().st_size
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.6 * (
+        theirs("llama") / "model.safetensors"
+    ).stat().st_size
 
 
 def test_checkpoints_that_are_not_whole_are_refused(theirs, tmp_path):
     import shutil
     from safetensors.torch import load_file, save_file
+
     folder = tmp_path / "m"
     shutil.copytree(theirs("llama"), folder)
     tensors = load_file(folder / "model.safetensors")
     lost = tensors.pop("model.layers.1.mlp.up_proj.weight")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="lacks .*layers.1.mlp.up_proj"): load_pretrained(folder)  # Transformers itself fills it with noise
+    # Transformers itself fills it with noise
+    with pytest.raises(ValueError, match="lacks .*layers.1.mlp.up_proj"):
+        load_pretrained(folder)
     data = (theirs("llama") / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:-5])
-    with pytest.raises(ValueError, match="cannot load it"): load_pretrained(folder)
+    with pytest.raises(ValueError, match="cannot load it"):
+        load_pretrained(folder)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match="pickle"): load_pretrained(folder)
+    with pytest.raises(ValueError, match="pickle"):
+        load_pretrained(folder)
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(ValueError, match="no such file"): load_pretrained(folder)
+    with pytest.raises(ValueError, match="no such file"):
+        load_pretrained(folder)
     (folder / "model.safetensors").write_bytes(data)
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ValueError, match="no tokenizer that Transformers can load"): load_pretrained(folder)
+    with pytest.raises(ValueError, match="no tokenizer that Transformers can load"):
+        load_pretrained(folder)
     assert lost is not None
 
 
 def test_a_model_that_bends_its_logits_is_refused(theirs, tmp_path):
     "Hidden states and output matrix are not all there is in Gemma 2: the loss would be another model's."
     torch.manual_seed(0)
-    config = transformers.Gemma2Config(intermediate_size=64, num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.05, **SIZES)
+    config = transformers.Gemma2Config(
+        intermediate_size=64,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=0.05,
+        **SIZES,
+    )
     transformers.Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     load_transformers_tokenizer(theirs("llama")).hf.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="changes its logits"): load_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="changes its logits"):
+        load_pretrained(tmp_path)
 
 
 def gpt2(tmp_path, tokenizer=None, **changes):
     torch.manual_seed(0)
-    config = transformers.GPT2Config(**(dict(vocab_size=V, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0) | changes))
+    config = transformers.GPT2Config(
+        **(
+            dict(
+                vocab_size=V,
+                n_positions=64,
+                n_embd=32,
+                n_layer=2,
+                n_head=4,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+            | changes
+        )
+    )
     model = transformers.GPT2LMHeadModel(config).eval()
     model.save_pretrained(tmp_path)
-    if tokenizer: tokenizer.hf.save_pretrained(tmp_path)
+    if tokenizer:
+        tokenizer.hf.save_pretrained(tmp_path)
     return model
 
 
-@pytest.mark.parametrize("change", [dict(activation_function="relu"), dict(n_inner=40), dict(tie_word_embeddings=False), dict(scale_attn_by_inverse_layer_idx=True)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(activation_function="relu"),
+        dict(n_inner=40),
+        dict(tie_word_embeddings=False),
+        dict(scale_attn_by_inverse_layer_idx=True),
+    ],
+)
 @torch.no_grad()
 def test_what_config_json_says_decides_not_the_name(change, theirs, tmp_path):
     "A GPT-2 that our network cannot compute goes through Transformers, and is right; ours would be wrong without a word."
     ref = gpt2(tmp_path, load_transformers_tokenizer(theirs("llama")), **change)
-    with pytest.raises(ValueError, match=next(iter(change))): read_config(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=next(iter(change))):
+        read_config(tmp_path / "config.json")
     model, _ = load_pretrained(tmp_path)
     ids = torch.randint(0, V, (2, 64), generator=torch.Generator().manual_seed(0))
-    assert isinstance(model, TransformersModel) and (model(ids) - ref(ids).logits).abs().max() < 1e-4
+    assert (
+        isinstance(model, TransformersModel)
+        and (model(ids) - ref(ids).logits).abs().max() < 1e-4
+    )
 
 
 def test_a_gpt2_with_another_tokenizer_keeps_it(theirs, tmp_path):
     tokenizer = load_transformers_tokenizer(theirs("llama"))
     gpt2(tmp_path, tokenizer)
     model, tok = load_pretrained(tmp_path)
-    assert isinstance(model, GPT) and tok.encode_ordinary("Say the number") == tokenizer.encode_ordinary("Say the number")
+    assert isinstance(model, GPT) and tok.encode_ordinary(
+        "Say the number"
+    ) == tokenizer.encode_ordinary("Say the number")
     save_pretrained(model, tmp_path / "out", tokenizer=tok)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == tok.eot_token == 0
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"]
+        == tok.eot_token
+        == 0
+    )
     _, again = load_pretrained(tmp_path / "out")
     assert isinstance(again, TransformersTokenizer)
 
@@ -205,34 +362,92 @@ def test_gpt2s_own_table_is_recognised(tmp_path):
     "Written by Transformers' class from the same merges, it is loaded as ours, without Transformers."
     ours = load_tokenizer(V)
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letter = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in printable)}
-    words = ["".join(letter[b] for b in ours.decode_single_token_bytes(i)) for i in range(V - 1)]
+    letter = {b: chr(b) for b in printable} | {
+        b: chr(256 + i)
+        for i, b in enumerate(b for b in range(256) if b not in printable)
+    }
+    words = [
+        "".join(letter[b] for b in ours.decode_single_token_bytes(i))
+        for i in range(V - 1)
+    ]
     gpt2(tmp_path, bos_token_id=V - 1, eos_token_id=V - 1)
-    (tmp_path / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate([*words, "<|endoftext|>"])}))
+    (tmp_path / "vocab.json").write_text(
+        json.dumps({w: i for i, w in enumerate([*words, "<|endoftext|>"])})
+    )
     assert load_pretrained(tmp_path)[1] is ours
-    (tmp_path / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate([words[1], words[0], *words[2:], "<|endoftext|>"])}))
-    with pytest.raises(ValueError, match="no tokenizer that Transformers can load"): load_pretrained(tmp_path)  # another table, and no merges
+    (tmp_path / "vocab.json").write_text(
+        json.dumps(
+            {
+                w: i
+                for i, w in enumerate([words[1], words[0], *words[2:], "<|endoftext|>"])
+            }
+        )
+    )
+    # another table, and no merges
+    with pytest.raises(ValueError, match="no tokenizer that Transformers can load"):
+        load_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_the_same_command_fine_tunes_it(kind, theirs, tmp_path):
     "Fine-tune, answer, evaluate and export by the command line; the result loads with Transformers alone."
     from gpt_course.cli import main
+
     data, out = tmp_path / "data.json", tmp_path / "run"
     data.write_text(json.dumps(RECORDS))
-    lora = ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj"] if kind == "llama" else ["--checkpoint-activations"]
-    assert main(["finetune", "--model", str(theirs(kind)), "--data", str(data), "--out", str(out), "--max-new-tokens", "4", "--lr", "0.01", *lora]) == 0
+    lora = (
+        ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj"]
+        if kind == "llama"
+        else ["--checkpoint-activations"]
+    )
+    assert (
+        main(
+            [
+                "finetune",
+                "--model",
+                str(theirs(kind)),
+                "--data",
+                str(data),
+                "--out",
+                str(out),
+                "--max-new-tokens",
+                "4",
+                "--lr",
+                "0.01",
+                *lora,
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["after"]["loss"] < metrics["before"]["loss"]
     answers = [r["response"] for r in json.loads((out / "responses.json").read_text())]
     model, tokenizer = load_pretrained(out)
-    assert isinstance(model, TransformersModel) and [r.text for r in respond(model, tokenizer, RECORDS[34:38], max_new_tokens=4)] == answers
+    assert (
+        isinstance(model, TransformersModel)
+        and [
+            r.text for r in respond(model, tokenizer, RECORDS[34:38], max_new_tokens=4)
+        ]
+        == answers
+    )
     assert reference(out).config.model_type == kind
     if kind == "llama":
         peft = pytest.importorskip("peft")
-        adapted = peft.PeftModel.from_pretrained(reference(theirs(kind)), out / "adapter")
+        adapted = peft.PeftModel.from_pretrained(
+            reference(theirs(kind)), out / "adapter"
+        )
         ids = torch.arange(1, 20)[None]
-        with torch.no_grad(): assert (adapted(ids).logits - reference(out)(ids).logits).abs().max() < 1e-4  # PEFT reads the adapter
-    assert main(["evaluate", str(out), "--data", str(data), "--max-new-tokens", "4"]) == 0
-    assert main(["export", str(out), "--out", str(tmp_path / "hf")]) == 0 and reference(tmp_path / "hf").config.model_type == kind
-    assert main(["export", str(out), "--to", "gguf", "--out", str(tmp_path / "gguf")]) == 2 and not (tmp_path / "gguf").exists()
+        # PEFT reads the adapter
+        with torch.no_grad():
+            assert (adapted(ids).logits - reference(out)(ids).logits).abs().max() < 1e-4
+    assert (
+        main(["evaluate", str(out), "--data", str(data), "--max-new-tokens", "4"]) == 0
+    )
+    assert (
+        main(["export", str(out), "--out", str(tmp_path / "hf")]) == 0
+        and reference(tmp_path / "hf").config.model_type == kind
+    )
+    assert (
+        main(["export", str(out), "--to", "gguf", "--out", str(tmp_path / "gguf")]) == 2
+        and not (tmp_path / "gguf").exists()
+    )
