@@ -33,9 +33,13 @@ class WithLectures(build_py):
         if getattr(self, "editable_mode", False):
             return  # a checkout has them in nbs/
         target = Path(self.build_lib) / lib / "lectures"
-        target.mkdir(parents=True, exist_ok=True)
-        for f in sorted((here / cfg["nbs_path"]).glob("*.ipynb")):
-            shutil.copyfile(f, target / f.name)
+        source = here / cfg["nbs_path"]
+        for f in sorted(source.rglob("*.ipynb")):
+            if ".ipynb_checkpoints" in f.parts:
+                continue
+            copy = target / f.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(f, copy)
 
 
 setup(

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 import pytest
 from safetensors import safe_open
-from gpt_course import encyclopedia, pretraining
+from gpt_course.tiny import encyclopedia, pretraining
 from gpt_course.batching import load_tokenizer
 from gpt_course.dataset import (
     ASSETS,
@@ -18,7 +18,7 @@ from gpt_course.dataset import (
     load_records,
     split_records,
 )
-from gpt_course.encyclopedia import (
+from gpt_course.tiny.encyclopedia import (
     FOCUS_ROWS,
     data_card,
     documents,
@@ -31,7 +31,12 @@ from gpt_course.encyclopedia import (
 )
 from gpt_course.evaluation import words
 from gpt_course.model import GPTConfig
-from gpt_course.pretraining import TINY, encode_documents, make_text, part_documents
+from gpt_course.tiny.pretraining import (
+    TINY,
+    encode_documents,
+    make_text,
+    part_documents,
+)
 
 ENC = read_encyclopedia()
 GENERATED = {r.name for r in ENC.relations if r.generator}

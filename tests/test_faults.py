@@ -14,7 +14,7 @@ from gpt_course.dataset import (
     split_records,
     write_atomic,
 )
-from gpt_course.encyclopedia import limit_rows, read_encyclopedia, read_relation
+from gpt_course.tiny.encyclopedia import limit_rows, read_encyclopedia, read_relation
 from gpt_course.evaluation import (
     bootstrap_interval,
     consensus,
@@ -35,9 +35,14 @@ from gpt_course.losses import summarise
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained, save_tensors
 from gpt_course.responses import respond
-from gpt_course.sentences import read_sections
+from gpt_course.tiny.sentences import read_sections
 from gpt_course.sharing import whole_folder
-from gpt_course.sheets import practice_cases, practised, read_labels, sentence_sheet
+from gpt_course.tiny.sheets import (
+    practice_cases,
+    practised,
+    read_labels,
+    sentence_sheet,
+)
 
 
 def small(V=300, seed=1, n_positions=64):

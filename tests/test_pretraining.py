@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from gpt_course.batching import load_tokenizer
-from gpt_course.encyclopedia import read_encyclopedia
+from gpt_course.tiny.encyclopedia import read_encyclopedia
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained
-from gpt_course.pretraining import carry_over, make_text, pretrain
+from gpt_course.tiny.pretraining import carry_over, make_text, pretrain
 
 SMALL = GPTConfig(vocab_size=4096, n_positions=128, n_embd=64, n_layer=2, n_head=2)
 

@@ -11,7 +11,7 @@ import argparse, json, os, shutil, subprocess, sys
 from pathlib import Path
 import torch
 from gpt_course.pretrained import load_pretrained, save_pretrained
-from gpt_course.pretraining import mean_weights
+from gpt_course.tiny.pretraining import mean_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT / "gpt_course" / "assets" / "tiny" / "pretraining.json"
@@ -66,6 +66,7 @@ def main():
         cmd = [
             sys.executable,
             "-m",
+            # its name at the commits of all parts; today gpt_course.tiny.pretraining
             "gpt_course.pretraining",
             "--out",
             str(made),

@@ -1,6 +1,6 @@
 """Execute notebooks top to bottom and store their outputs, the same way every time.
 
-    python tools/run_nbs.py                     all of nbs/*.ipynb, in the order of their names
+    python tools/run_nbs.py                     all below nbs/, the main path first
     python tools/run_nbs.py nbs/02_batching.ipynb nbs/03_loaders.ipynb
 
 Cells that tests skip (`#| eval: false`, or the tag nbval-skip) are not run and keep what they show.
@@ -84,20 +84,26 @@ def run_nb(path, timeout):
     return f"{len(skipped)} cells skipped" if skipped else "all cells run"
 
 
+def notebooks():
+    "All notebooks, the main path first, then folder by folder"
+    found = (
+        f
+        for f in (ROOT / "nbs").rglob("*.ipynb")
+        if ".ipynb_checkpoints" not in f.parts
+    )
+    return sorted(found, key=lambda f: (len(f.parts), f))
+
+
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument(
-        "notebooks", nargs="*", type=Path, help="default: all of nbs/*.ipynb"
-    )
+    p.add_argument("notebooks", nargs="*", type=Path, help="default: all below nbs/")
     p.add_argument(
         "--timeout", type=int, default=1800, help="seconds that one cell may take"
     )
     args = p.parse_args()
-    paths = [f.resolve() for f in args.notebooks] or sorted(
-        (ROOT / "nbs").glob("*.ipynb")
-    )
+    paths = [f.resolve() for f in args.notebooks] or notebooks()
     missing = [f for f in paths if not f.is_file()]
     if missing:
         sys.exit("no such notebook: " + ", ".join(map(str, missing)))

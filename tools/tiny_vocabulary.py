@@ -13,9 +13,9 @@ from itertools import islice
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from gpt_course.dataset import ASSETS, write_atomic
-from gpt_course.encyclopedia import documents, limit_rows, read_encyclopedia
+from gpt_course.tiny.encyclopedia import documents, limit_rows, read_encyclopedia
 from gpt_course.pretrained import byte_characters
-from gpt_course.pretraining import TINY
+from gpt_course.tiny.pretraining import TINY
 
 TABLE = ASSETS / "tiny" / "vocabulary.tiktoken"
 
