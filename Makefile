@@ -1,5 +1,7 @@
 # make run     set up, then fine-tune the built-in model and leave a report
-# make test    set up, then check that notebooks and package agree, and run all tests
+# make test    set up, then check that notebooks and package agree, lint, run all tests
+# make lint    set up, then only check style and types
+# make proof   set up, then what takes too long for every change
 # make lab     set up, then open the lectures in JupyterLab
 # make docs    set up, then build the site into _docs/
 # make bench   set up, then run the benchmarks
@@ -15,7 +17,7 @@ TORCH_INDEX ?=
 BIN = .venv/bin
 STAMP = .venv/.set-up
 
-.PHONY: run test lab docs bench clean
+.PHONY: run test lint proof lab docs bench clean
 .DEFAULT_GOAL := run
 
 $(STAMP): settings.ini setup.py constraints.txt
@@ -23,7 +25,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 	@echo "setting up .venv with $(PYTHON); the first time takes some minutes"
 	@$(PYTHON) -m venv .venv
 	@test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install -q -c constraints.txt torch --index-url "$(TORCH_INDEX)"
-	@$(BIN)/python -m pip install -q --use-pep517 -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -q --use-pep517 -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 run: $(STAMP)
@@ -31,9 +33,17 @@ run: $(STAMP)
 	while [ -e "$$out" ]; do out=runs/run-$$n; n=$$((n + 1)); done; \
 	$(BIN)/gpt-course finetune --out "$$out"
 
-test: $(STAMP)
+test: lint
 	@$(BIN)/python tools/check_sync.py
 	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/basedpyright
+
+proof: $(STAMP)
+	@$(BIN)/python tools/check_wheel.py --all
 
 lab: $(STAMP)
 	@$(BIN)/jupyter lab nbs
@@ -43,8 +53,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python benchmarks/start.py
 
 clean:
-	@rm -rf _docs _proc _site build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/sidebar.yml
+	@rm -rf _docs _proc _site build dist *.egg-info .pytest_cache .ruff_cache nbs/nbdev.yml nbs/sidebar.yml
 	@find . -name .venv -prune -o -name .git -prune -o \
 		\( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -1,6 +1,9 @@
 "Run the notebooks as tests: nbval, made to fit notebooks that nbdev_clean has cleaned"
 
-import os, platform, re, sys
+import os
+import platform
+import re
+import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
@@ -12,10 +15,9 @@ NOEVAL = re.compile(r"^\s*#\s*\|\s*eval:\s*false\s*$", re.M | re.I)
 SKIP_EXEC = re.compile(r"^\s*-?\s*skip_exec:\s*true\s*$", re.M | re.I)
 
 # The outputs were stored on x86-64. Another processor adds in another order, and
-# training
-# carries that from the last digit to the first: there the cells run, and what they
-# assert
-# must hold, but their outputs are not compared. GPT_COURSE_COMPARE=1 or 0 overrides.
+# training carries that from the last digit to the first: there the cells run, and what
+# they assert must hold, but their outputs are not compared. GPT_COURSE_COMPARE=1 or 0
+# overrides.
 COMPARE = (
     os.environ.get(
         "GPT_COURSE_COMPARE",

@@ -1,8 +1,10 @@
 "The package as settings.ini describes it"
 
+import re
+import shlex
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
-import shlex, shutil
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
@@ -22,11 +24,26 @@ status = {
 
 
 def listed(key):
+    "The requirements of a setting, separated by spaces; quoted where they hold some"
     return shlex.split(cfg.get(key, ""))
 
 
+def extras():
+    "Each extra by name, `all` of them together, and what developers need besides"
+    named = {name: listed(f"{name}_requirements") for name in listed("extras")}
+    together = sorted({r for found in named.values() for r in found})
+    return named | {"all": together, "dev": together + listed("dev_requirements")}
+
+
+def description():
+    "The README for PyPI, where a link relative to the repository would lead nowhere"
+    text = (here / "README.md").read_text(encoding="utf-8")
+    base = f"{cfg['git_url']}/blob/{cfg['branch']}/"
+    return re.sub(r"\]\((?!https?:|#)", f"]({base}", text)
+
+
 class WithLectures(build_py):
-    "The wheel also carries the notebooks, as `gpt_course/lectures`, for `gpt-course lab`"
+    "The wheel carries the notebooks too: `gpt_course/lectures`, for `gpt-course lab`"
 
     def run(self):
         super().run()
@@ -47,7 +64,7 @@ setup(
     name=lib,
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=description(),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
@@ -61,12 +78,13 @@ setup(
         "Natural Language :: English",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
     packages=find_packages(include=[lib, f"{lib}.*"], exclude=[f"{lib}.assets*"]),
-    package_data={lib: ["assets/**"]},
+    package_data={lib: ["assets/**", "py.typed"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=listed("requirements"),
-    extras_require={"dev": listed("dev_requirements")},
+    extras_require=extras(),
     entry_points={
         "console_scripts": listed("console_scripts"),
         "nbdev": [f"{lib}={lib}._modidx:d"],

@@ -1,57 +1,65 @@
 """What `tiny` can be taught: scores on held-out records, over several seeds.
 
-    python benchmarks/tiny.py                                # the built-in data, three seeds
-    python benchmarks/tiny.py --data lecture --epochs 5      # the lecture's data; or the path of a JSON file
-    python benchmarks/tiny.py --samples 16                   # of 16 drawn answers the one most like the others, beside the greedy one
-    python benchmarks/tiny.py --samples 32 --together        # and the one most like the others of those that the models of all seeds draw
+    python benchmarks/tiny.py                            # built-in data, three seeds
+    python benchmarks/tiny.py --data lecture --epochs 5  # lecture's data; or a file
+    python benchmarks/tiny.py --samples 16               # minimum Bayes risk of 16
+    python benchmarks/tiny.py --samples 32 --together    # draws of all seeds' models
 
 Prints one line a run, then the mean. Nothing is written.
 """
 
-import argparse, statistics, time
+import argparse
+import statistics
+import time
 
-from gpt_course.dataset import load_data, split_records
-from gpt_course.evaluation import respond_by_consensus, score_responses
-from gpt_course.finetuning import TrainConfig, finetune
+from gpt_course.dataset import load_data
+from gpt_course.evaluation import respond_by_mbr, score_responses
+from gpt_course.finetuning import finetune
 from gpt_course.loaders import make_loaders
 from gpt_course.pretrained import load_pretrained
 from gpt_course.responses import respond
+from gpt_course.settings import GenerationConfig, TrainConfig
 
 SHOWN = ("exact_match", "rouge_l", "end_rate")
+GREEDY = GenerationConfig(max_new_tokens=96)
+DRAWN = GenerationConfig(max_new_tokens=96, temperature=0.8)
 
 
-def run(model, data, config, batch_size, part, samples):
-    "Scores on one part of the data before and after fine-tuning, and the seconds it took"
-    net, tokenizer = load_pretrained(model)
-    parts = split_records(load_data(data))
-    train, _, val = make_loaders(
-        parts, tokenizer, net.config.n_positions, batch_size, config.seed
-    )
-    answer = lambda: score_responses(
-        parts[part], respond(net, tokenizer, parts[part], max_new_tokens=96)
-    )
-    before, start = answer(), time.perf_counter()
-    history = finetune(net, train, val, config, progress=False)
+def score_greedy(model, tokenizer, records):
+    return score_responses(records, respond(model, tokenizer, records, GREEDY))
+
+
+def score_drawn(models, tokenizer, records, samples):
+    drawn = respond_by_mbr(models, tokenizer, records, samples, DRAWN)
+    return score_responses(records, drawn)
+
+
+def run(a, config):
+    "A fine-tuned model, and its scores before and after with the seconds it took"
+    model, tokenizer = load_pretrained(a.model)
+    splits = load_data(a.data).split()
+    context = model.config.n_positions
+    train, val, _ = make_loaders(splits, tokenizer, context, a.batch_size, config.seed)
+    records = splits.val if a.validation else splits.test
+    before = score_greedy(model, tokenizer, records)
+    start = time.perf_counter()
+    rows = finetune(model, train, val, config)
     seconds = time.perf_counter() - start
+    after = score_greedy(model, tokenizer, records)
     row = {
         "seed": config.seed,
-        "val_loss": history.rows[-1]["val_loss"],
+        "val_loss": rows[-1]["val_loss"],
         "seconds": seconds,
         "before": before["exact_match"],
-        **{k: v for k, v in answer().items() if k in SHOWN},
+        **{k: after[k] for k in SHOWN},
     }
-    if samples > 1:
-        drawn = score_responses(
-            parts[part],
-            respond_by_consensus(
-                net, tokenizer, parts[part], samples, max_new_tokens=96
-            ),
-        )
-        row |= {f"{k}_of_{samples}": drawn[k] for k in SHOWN}
-    return row, net
+    if a.samples > 1:
+        drawn = score_drawn(model, tokenizer, records, a.samples)
+        row |= {f"{k}_of_{a.samples}": drawn[k] for k in SHOWN}
+    return model, row
 
 
-def main():
+def arguments():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,63 +70,35 @@ def main():
     p.add_argument("--lr", type=float)
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument(
-        "--samples",
-        type=int,
-        default=1,
-        help="also score the answer most like the others, of so many drawn",
+        "--samples", type=int, default=1, help="answers drawn for each record"
+    )
+    p.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
+    p.add_argument(
+        "--together", action="store_true", help="at the end, draw from all models"
     )
     p.add_argument(
-        "--bf16",
-        action="store_true",
-        help="fine-tune with matrix products in bfloat16: faster where the processor has instructions for it",
+        "--validation", action="store_true", help="score the validation part instead"
     )
-    p.add_argument(
-        "--together",
-        action="store_true",
-        help="at the end, draw from the models of all seeds",
-    )
-    p.add_argument(
-        "--validation",
-        action="store_true",
-        help="score the validation part, to choose settings by",
-    )
-    a = p.parse_args()
-    rows, nets, part = [], [], 2 if a.validation else 1
+    return p.parse_args()
+
+
+def main():
+    a = arguments()
+    models, rows = [], []
     for seed in a.seeds:
-        row, net = run(
-            a.model,
-            a.data,
-            TrainConfig(epochs=a.epochs, lr=a.lr, seed=seed, bf16=a.bf16),
-            a.batch_size,
-            part,
-            a.samples,
-        )
+        config = TrainConfig(epochs=a.epochs, lr=a.lr, seed=seed, bf16=a.bf16)
+        model, row = run(a, config)
+        models.append(model)
         rows.append(row)
-        nets.append(net)
-        print("  ".join(f"{k} {v:.4g}" for k, v in rows[-1].items()), flush=True)
-    print(
-        "mean  "
-        + "  ".join(
-            f"{k} {statistics.fmean(r[k] for r in rows):.4g}"
-            for k in rows[0]
-            if k != "seed"
-        )
-    )
+        print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+    means = {k: statistics.fmean(r[k] for r in rows) for k in rows[0] if k != "seed"}
+    print("mean  " + "  ".join(f"{k} {v:.4g}" for k, v in means.items()))
     if a.together:
-        records, tokenizer = (
-            split_records(load_data(a.data))[part],
-            load_pretrained(a.model)[1],
-        )
-        scores = score_responses(
-            records,
-            respond_by_consensus(
-                nets, tokenizer, records, a.samples, max_new_tokens=96
-            ),
-        )
-        print(
-            f"together, {a.samples} answers of each model  "
-            + "  ".join(f"{k} {scores[k]:.4g}" for k in SHOWN)
-        )
+        splits, tokenizer = load_data(a.data).split(), load_pretrained(a.model)[1]
+        records = splits.val if a.validation else splits.test
+        scores = score_drawn(models, tokenizer, records, a.samples)
+        shown = "  ".join(f"{k} {scores[k]:.4g}" for k in SHOWN)
+        print(f"together, {a.samples} answers of each model  {shown}")
 
 
 if __name__ == "__main__":

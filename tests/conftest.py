@@ -1,7 +1,9 @@
 "What several tests need: a small model and a small data set, made on the spot"
 
 import json
+
 import pytest
+
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import save_pretrained
 
@@ -11,9 +13,8 @@ SMALL = GPTConfig(vocab_size=400, n_positions=512, n_embd=32, n_layer=2, n_head=
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
     "A folder with a random model whose context holds the Alpaca prompt."
-    return save_pretrained(
-        init_weights(GPT(SMALL), seed=3), tmp_path_factory.mktemp("small")
-    )
+    model = init_weights(GPT(SMALL), seed=3)
+    return save_pretrained(model, None, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")

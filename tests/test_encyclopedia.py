@@ -1,23 +1,28 @@
 "What tiny read, what it is asked, and that the second is not in the first"
 
-import hashlib, json, os, re
+import hashlib
+import json
+import os
+import re
 from collections import Counter, defaultdict
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+
 import pytest
 from safetensors import safe_open
-from gpt_course.tiny import encyclopedia, pretraining
-from gpt_course.batching import load_tokenizer
+
 from gpt_course.dataset import (
-    ASSETS,
     LECTURE_SHA256,
     audit_splits,
-    cache_dir,
     load_data,
     load_records,
     split_records,
 )
+from gpt_course.evaluation import words
+from gpt_course.files import ASSETS, cache_dir
+from gpt_course.model import GPTConfig
+from gpt_course.tiny import encyclopedia, pretraining
 from gpt_course.tiny.encyclopedia import (
     FOCUS_ROWS,
     data_card,
@@ -29,14 +34,13 @@ from gpt_course.tiny.encyclopedia import (
     read_encyclopedia,
     read_relation,
 )
-from gpt_course.evaluation import words
-from gpt_course.model import GPTConfig
 from gpt_course.tiny.pretraining import (
     TINY,
     encode_documents,
     make_text,
     part_documents,
 )
+from gpt_course.tokenizers import load_tokenizer
 
 ENC = read_encyclopedia()
 GENERATED = {r.name for r in ENC.relations if r.generator}
@@ -146,18 +150,18 @@ def test_records_ask_in_few_ways_and_only_what_may_be_asked():
 
 
 def test_the_parts_share_no_prompt_and_no_fact():
-    parts = split_records(load_data("builtin"))
-    audit = audit_splits(*parts)
+    splits = split_records(load_data("builtin"))
+    audit = audit_splits(splits)
     assert not audit.leaks and not audit.duplicates
-    report = overlap_report(ENC, parts)
+    report = overlap_report(ENC, splits)
     assert [o.relation for o in report if o.asked or o.elsewhere] == []
     assert [o.relation for o in report if o.relation in GENERATED and o.told] == []
     assert sum(o.held > 0 for o in report) >= 40 and all(
         o.held > 0 for o in report if o.train
     )
     assert [sum(o.train for o in report), sum(o.held for o in report)] == [
-        len(parts[0]),
-        len(parts[1]) + len(parts[2]),
+        len(splits.train),
+        len(splits.test) + len(splits.val),
     ]
 
 
@@ -165,7 +169,7 @@ def test_faults_name_file_and_line(tmp_path):
     good = (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8")
     for change, contains in (
         (good.replace("\nFrance\t", "\nFrance"), "cells, need 2"),
-        (good.replace("title:", "titel:"), "header lacks title"),
+        (good.replace("title:", "titel:"), "the header has no title"),
         (good.replace("subject: country", "subject: land"), "no column 'land'"),
         ("no header\n" + good, "line 1"),
     ):
@@ -223,31 +227,27 @@ def test_the_header_says_how_much_is_read(tmp_path, line, found):
 # --- the text ---
 
 
+def kept(documents, docs):
+    "The documents, and each of them in the list `docs` as it is read."
+    for doc in documents:
+        docs.append(doc)
+        yield doc
+
+
 @pytest.fixture(scope="session")
 def parts():
-    "The documents of each part of the long run that this code made, and their token ids; without one, those of a part as long as the last."
+    """The documents of each part of the long run that this code made, and their token
+    ids; without one, those of a part as long as the last.
+    """
     out = []
-    for part in PARTS or [
-        dict(seed=2, tokens=3900 * 8 * TINY.n_positions + 1, focus_rows=FOCUS_ROWS)
-    ]:
+    tokenizer = load_tokenizer("tiny")
+    tokens = 3900 * 8 * TINY.n_positions + 1
+    for part in PARTS or [dict(seed=2, tokens=tokens, focus_rows=FOCUS_ROWS)]:
         docs = []
-
-        def kept():
-            for doc in part_documents(
-                ENC, part["seed"], part["focus_rows"], part.get("sheets", 0)
-            ):
-                docs.append(doc)
-                yield doc
-
-        out.append(
-            (
-                part,
-                docs,
-                encode_documents(
-                    kept(), load_tokenizer(TINY.vocab_size), part["tokens"]
-                ),
-            )
-        )
+        sheets = part.get("sheets", 0)
+        found = part_documents(ENC, part["seed"], part["focus_rows"], sheets)
+        ids = encode_documents(kept(found, docs), tokenizer, part["tokens"])
+        out.append((part, docs, ids))
     return out
 
 
@@ -265,7 +265,7 @@ def test_the_shipped_model_was_trained_on_this_text(parts):
         assert (
             make_text(
                 ENC,
-                load_tokenizer(TINY.vocab_size),
+                load_tokenizer("tiny"),
                 5000,
                 part["seed"],
                 part["focus_rows"],
@@ -330,7 +330,9 @@ def needles(texts):
 
 
 def places(texts, docs):
-    "Where texts stand in the documents: tuple of words to pairs (document, number of the first word); 300 pairs at most."
+    """Where texts stand in the documents: tuple of words to pairs (document, number of
+    the first word); 300 pairs at most.
+    """
     starts, found = defaultdict(list), defaultdict(list)
     for needle in needles(texts):
         starts[needle[:LEAST]].append(needle)
@@ -345,7 +347,9 @@ def places(texts, docs):
 
 @lru_cache(maxsize=1000)
 def parse(doc):
-    "The words of a document, and the numbers of the words before which a sentence or a quoted part begins or ends."
+    """The words of a document, and the numbers of the words before which a sentence or
+    a quoted part begins or ends.
+    """
     spans = [m.span() for m in re.finditer(r"[^\W_]+", doc.lower())]
     assert [doc.lower()[i:j] for i, j in spans] == words(doc)
     gaps = zip([0] + [j for _, j in spans], [i for i, _ in spans] + [len(doc)])
@@ -356,7 +360,9 @@ def parse(doc):
 
 
 def together(record, prompt, doc, start, whole=True):
-    "Do the prompt, which begins with word `start` of the document, and the output stand close?"
+    """Do the prompt, which begins with word `start` of the document, and the output
+    stand close?
+    """
     (p, p_cuts), (o, o_cuts), (w, cuts) = (
         parse(prompt),
         parse(record["output"]),
@@ -427,7 +433,9 @@ def lecture_records():
 
 @pytest.fixture(scope="session")
 def found(text):
-    "Where the prompts and outputs of all records stand in the text; one pass for both data sets."
+    """Where the prompts and outputs of all records stand in the text; one pass for both
+    data sets.
+    """
     records = load_data("builtin") + (lecture_records() or [])
     return places([t for r in records for t in (*prompts_of(r), r["output"])], text)
 
@@ -445,7 +453,8 @@ def test_the_probe_finds_what_is_planted():
             True,
         ),
         (
-            "'She walked to the old mill' was yesterday; now 'she walks to the old mill'",
+            "'She walked to the old mill' was yesterday; now 'she walks to the old "
+            "mill'",
             True,
             True,
         ),
@@ -517,7 +526,8 @@ def test_no_record_of_builtin_stands_in_the_text_as_prompt_and_output(found):
         for r, _, _ in found_together(records, found, whole=False)
     }
     print(
-        f"\n{len(near)} of {len(records)} records stand in the text as parts of longer sentences: {dict(Counter(task for task, _, _ in near))}"
+        f"\n{len(near)} of {len(records)} records stand in the text as parts of longer "
+        f"sentences: {dict(Counter(task for task, _, _ in near))}"
     )
     assert len(near) < 0.01 * len(records), near
 
@@ -536,13 +546,15 @@ def test_no_record_of_the_lecture_stands_in_the_text_as_prompt_and_output(found)
     records = lecture_records()
     if records is None:
         pytest.skip(
-            "the lecture's data set is not here: give its path in GPT_COURSE_LECTURE_DATA, or fetch it once with load_data('lecture')"
+            "the lecture's data set is not here: give its path in "
+            "GPT_COURSE_LECTURE_DATA, or fetch it once with load_data('lecture')"
         )
     told = [r for r in records if found.get(tuple(words(r["output"])))]
     kinds = Counter(" ".join(words(r["instruction"])[:3]) for r in told)
     near = {records.index(r) for r, _, _ in found_together(records, found, whole=False)}
     print(
-        f"\n{len(told)} of {len(records)} outputs stand in the text as sentences; by the first words of the instruction:"
+        f"\n{len(told)} of {len(records)} outputs stand in the text as sentences; by "
+        "the first words of the instruction:"
     )
     print(
         "".join(f"  {n:4} {kind}\n" for kind, n in kinds.most_common())
@@ -559,11 +571,13 @@ def test_no_record_of_the_lecture_stands_in_the_text_as_prompt_and_output(found)
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    "`run(name, ...)` does a short part of a run in a small shape, in the folder `name`; `stop=n` kills it after its n-th checkpoint."
+    """`run(name, ...)` does a short part of a run in a small shape, in the folder
+    `name`; `stop=n` kills it after its n-th checkpoint.
+    """
     monkeypatch.setattr(
         pretraining,
         "TINY",
-        GPTConfig(vocab_size=4096, n_positions=64, n_embd=32, n_layer=2, n_head=2),
+        GPTConfig(vocab_size=5632, n_positions=64, n_embd=32, n_layer=2, n_head=2),
     )
     monkeypatch.setattr(
         pretraining,

@@ -1,14 +1,23 @@
 "Downloads, against a server on this machine that serves repositories as the Hub does"
 
-import hashlib, http.server, json, os, re, subprocess, sys, threading
+import hashlib
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
+
 import pytest
 import torch
-from gpt_course import pretrained
+from huggingface_hub import constants
+
+from gpt_course import hub
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained
 
-hub = pytest.importorskip("huggingface_hub")
 ROOT = Path(__file__).resolve().parent.parent
 COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"  # of gpt2, as pinned
 NEWEST = "b" * 40  # what `main` is in the served repositories
@@ -16,7 +25,8 @@ SMALL = GPTConfig(vocab_size=300, n_positions=32, n_embd=64, n_layer=2, n_head=4
 
 
 class Hub:
-    "Repositories and what shall go wrong; `log` has every request as (method, path, Range, Authorization)."
+    """Repositories and what shall go wrong; `log` has every request as (method, path,
+    Range, Authorization)."""
 
     def __init__(self):
         self.files, self.log, self.statuses, self.cuts, self.announce = (
@@ -154,15 +164,15 @@ class Hub:
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    "A Hub with a small model in gpt2's place, and a fresh cache; the library is told at run time what it reads at import."
+    """A Hub with a small model in gpt2's place, and a fresh cache; the library is told
+    at run time what it reads at import."""
     s = Hub()
     s.add(
         "openai-community/gpt2",
-        save_pretrained(init_weights(GPT(SMALL), seed=7), tmp_path / "published"),
+        save_pretrained(init_weights(GPT(SMALL), seed=7), None, tmp_path / "published"),
     )
     s.data = s.files["openai-community/gpt2"]["model.safetensors"]
-    monkeypatch.setitem(pretrained._SHA256, "gpt2", hashlib.sha256(s.data).hexdigest())
-    from huggingface_hub import constants
+    monkeypatch.setitem(hub.CHECKSUMS, "gpt2", hashlib.sha256(s.data).hexdigest())
     from huggingface_hub.utils import _http
 
     monkeypatch.setattr(constants, "ENDPOINT", s.url)
@@ -185,7 +195,8 @@ def server(monkeypatch, tmp_path):
 
 
 def weights_in(cache):
-    "Every file of the cache that could be taken for weights, links followed; a half one would be among them."
+    """Every file of the cache that could be taken for weights, links followed; a half
+    one would be among them."""
     return [
         p
         for p in cache.rglob("*")
@@ -225,7 +236,7 @@ def test_whole_at_the_pinned_commit_and_only_once(server):
 def test_cut_off_in_the_middle_it_is_resumed_where_it_broke(server, monkeypatch):
     half, more = len(server.data) // 2, 5000
     # what is on the disk grows in pieces of this size, else of 10 MB
-    monkeypatch.setattr(hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     server.cuts = [half, more]
     assert_loaded(server)
     asked = [
@@ -280,7 +291,7 @@ def test_a_file_that_changed_in_the_cache_is_noticed(server):
 def test_the_checksum_is_remembered(server, monkeypatch):
     assert_loaded(server)
     monkeypatch.setattr(
-        pretrained.hashlib, "file_digest", lambda *a: pytest.fail("computed again")
+        hub.hashlib, "file_digest", lambda *a: pytest.fail("computed again")
     )
     assert_loaded(server)
 
@@ -306,7 +317,7 @@ def test_a_server_that_stays_busy_is_named(server, status):
 
 def test_what_is_not_there_is_named(server):
     del server.files["openai-community/gpt2"]["model.safetensors"]
-    with pytest.raises(ValueError, match="the model there lacks a file"):
+    with pytest.raises(ValueError, match="a file is missing there"):
         load_pretrained("gpt2")
     with pytest.raises(
         ValueError, match="hf:nobody/nothing: .*no such model, or it is private"
@@ -317,7 +328,8 @@ def test_what_is_not_there_is_named(server):
 
 
 def test_any_other_model_of_the_hub(server, tmp_path):
-    "Another repository, at main or at a revision; what is not needed is not downloaded; the announced checksum counts."
+    """Another repository, at main or at a revision; what is not needed is not
+    downloaded; the announced checksum counts."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     bpe = tokenizers.ByteLevelBPETokenizer()
@@ -368,7 +380,7 @@ def test_a_gpt2_of_somebody_else_is_ours(server, tmp_path):
 
 
 def run(code, **env):
-    "In a fresh process, with these environment variables: what `python -c` prints, and its last line of error."
+    "What `python -c` prints in this environment, its last line of error, all of it."
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     r = subprocess.run(
         [sys.executable, "-c", code],
@@ -380,11 +392,15 @@ def run(code, **env):
     return r.stdout.strip(), (r.stderr.strip().splitlines() or [""])[-1], r.stderr
 
 
-LOAD = "from gpt_course import pretrained; pretrained._SHA256 = {}; print(type(pretrained.load_pretrained('gpt2')[0]).__name__)"
+LOAD = """
+from gpt_course import hub, pretrained
+hub.CHECKSUMS.clear()
+print(type(pretrained.load_pretrained('gpt2')[0]).__name__)
+"""
 
 
 def test_the_environment_is_respected(server, tmp_path):
-    "Endpoint, token, cache and offline are the library's own variables; a bar is shown."
+    "Endpoint, token, cache, offline: the library's own variables; a bar is shown."
     env = {
         "HF_ENDPOINT": server.url,
         "HF_HOME": str(tmp_path / "home"),
@@ -422,15 +438,14 @@ def test_no_network_is_one_clear_message(server):
     server.httpd.server_close()
     with pytest.raises(
         ValueError,
-        match=f"gpt2: .*{server.url} cannot be reached .*connect to the network .*or use --model tiny",
+        match=f"gpt2: .*{server.url} cannot be reached .*connect to the network .*"
+        "or use --model tiny",
     ):
         load_pretrained("gpt2")
 
 
 def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
     "Below a file no folder can be made, not even by root."
-    from huggingface_hub import constants
-
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
     with pytest.raises(ValueError, match="cannot be written .*; set HF_HOME"):
@@ -442,7 +457,7 @@ def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
     reason="only root can become somebody who may not write",
 )
 def test_a_read_only_cache_is_read(server, tmp_path):
-    "Loads for a user who may write neither cache, and says what to do where something is missing."
+    "Loads for a user who may write neither cache, and says what to do otherwise."
     if not all(folder.stat().st_mode & 0o001 for folder in (ROOT, *ROOT.parents)):
         pytest.skip("this checkout lies in a folder that others may not enter")
     load_pretrained("gpt2")
@@ -455,10 +470,16 @@ def test_a_read_only_cache_is_read(server, tmp_path):
         "HOME": "/nonexistent",
     }
     # the libraries may be in a home of root
-    become = "import os, encodings.idna, gpt_course.pretrained as p; from huggingface_hub import hf_hub_download, snapshot_download; p.load_pretrained('tiny'); os.setuid(65534); "
+    become = """
+import os, encodings.idna
+from huggingface_hub import hf_hub_download, snapshot_download
+from gpt_course.pretrained import load_pretrained
+load_pretrained('tiny')
+os.setuid(65534)
+"""
     out, error, all_of_it = run(become + LOAD, **env)
     assert out == "GPT", all_of_it
-    other = "from gpt_course.pretrained import load_pretrained; load_pretrained('gpt2-medium')"
+    other = "load_pretrained('gpt2-medium')"
     server.add("openai-community/gpt2-medium", tmp_path / "published")
     out, error, all_of_it = run(become + other, **env)
     assert (
@@ -469,6 +490,10 @@ def test_a_read_only_cache_is_read(server, tmp_path):
 
 def test_importing_is_quiet_and_loads_no_library_of_the_hub():
     out, error, _ = run(
-        "import sys, gpt_course.pretrained; print([m for m in ('huggingface_hub', 'transformers', 'tokenizers') if m in sys.modules])"
+        """
+import sys, gpt_course.pretrained
+libraries = ('huggingface_hub', 'transformers', 'tokenizers')
+print([m for m in libraries if m in sys.modules])
+"""
     )
     assert out == "[]" and not error

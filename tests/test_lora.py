@@ -1,18 +1,20 @@
-"LoRA against PEFT, in both directions; what is frozen stays; merged, resumed and reloaded are the same"
+"LoRA against PEFT, in both directions; the frozen stays; resumed is the same"
 
-import json, os
+import json
+import os
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from gpt_course.batching import load_tokenizer
-from gpt_course.dataset import load_records, split_records
-from gpt_course.finetuning import TrainConfig, finetune
+
+from gpt_course.checkpoints import save_tensors
+from gpt_course.dataset import load_records
+from gpt_course.finetuning import Callback, Checkpointer, finetune
 from gpt_course.loaders import make_loaders
 from gpt_course.lora import (
     LoRALinear,
     add_lora,
-    count_trainable,
     load_adapter,
     lora_layers,
     lora_parameters,
@@ -21,8 +23,11 @@ from gpt_course.lora import (
     save_adapter,
     unmerge_lora,
 )
-from gpt_course.model import GPT, GPTConfig, init_weights
+from gpt_course.model import GPT, GPTConfig, count_parameters, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.settings import TrainConfig
+from gpt_course.tokenizers import load_tokenizer
+from gpt_course.transformers_model import TransformersModel
 
 SHAPE = GPTConfig(vocab_size=300, n_positions=40, n_embd=32, n_layer=2, n_head=4)
 IDS = torch.randint(0, 299, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -108,7 +113,9 @@ def test_new_lora_changes_nothing_and_freezes_the_base():
     assert {n for n, p in model.named_parameters() if p.requires_grad} == set(
         lora_parameters(model)
     )
-    assert count_trainable(model) == 2 * 4 * (32 + 96 + 32 + 32 + 32 + 128 + 128 + 32)
+    assert count_parameters(model, trainable_only=True) == 2 * 4 * (
+        32 + 96 + 32 + 32 + 32 + 128 + 128 + 32
+    )
 
 
 def test_start_depends_on_the_seed_alone():
@@ -126,7 +133,7 @@ def test_start_depends_on_the_seed_alone():
 
 
 @pytest.mark.parametrize(
-    "targets, count",
+    "target_modules, count",
     [
         ("c_attn", 2),
         ("c_proj", 4),
@@ -136,8 +143,9 @@ def test_start_depends_on_the_seed_alone():
         (None, 8),
     ],
 )
-def test_targets_are_ends_of_names(targets, count):
-    assert len(lora_layers(add_lora(small_gpt(), rank=2, targets=targets))) == count
+def test_targets_are_ends_of_names(target_modules, count):
+    model = add_lora(small_gpt(), rank=2, target_modules=target_modules)
+    assert len(lora_layers(model)) == count
 
 
 def test_output_layer_and_attentions_with_weights_of_their_own_are_left_alone():
@@ -156,7 +164,7 @@ def test_output_layer_and_attentions_with_weights_of_their_own_are_left_alone():
         add_lora(
             nn.ModuleDict({"attn": nn.MultiheadAttention(8, 2), "fc": nn.Linear(8, 8)}),
             rank=2,
-            targets="out_proj",
+            target_modules="out_proj",
         )
 
 
@@ -165,20 +173,19 @@ def test_output_layer_and_attentions_with_weights_of_their_own_are_left_alone():
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory):
-    return save_pretrained(small_gpt(), tmp_path_factory.mktemp("base"))
+    return save_pretrained(small_gpt(), None, tmp_path_factory.mktemp("base"))
 
 
-@pytest.mark.parametrize("targets", [None, "c_attn", "attn.c_proj"])
-def test_peft_reads_our_adapter(base_folder, tmp_path, targets, recwarn):
+@pytest.mark.parametrize("target_modules", [None, "c_attn", "attn.c_proj"])
+def test_peft_reads_our_adapter(base_folder, tmp_path, target_modules, recwarn):
     peft, transformers = needs("peft"), needs("transformers")
-    ours = trained(
-        add_lora(load_pretrained(base_folder)[0], rank=4, alpha=12, targets=targets)
-    )
+    base, _ = load_pretrained(base_folder)
+    ours = trained(add_lora(base, rank=4, alpha=12, target_modules=target_modules))
     save_adapter(ours, tmp_path, base_folder)
     theirs = peft.PeftModel.from_pretrained(
         transformers.GPT2LMHeadModel.from_pretrained(base_folder), tmp_path
     ).eval()
-    # nothing that PEFT had to mend
+    # nothing that PEFT had to fix
     assert not [
         w
         for w in recwarn
@@ -189,7 +196,7 @@ def test_peft_reads_our_adapter(base_folder, tmp_path, targets, recwarn):
     assert same(
         state(load_adapter(load_pretrained(base_folder)[0], tmp_path)), state(ours)
     )
-    # turns our change over, since the file stores (in, out)
+    # transposes our change, since the file stores (in, out)
     merged = theirs.merge_and_unload()
     assert gap(logits(merge_lora(ours)), logits(merged)) < 1e-4
     assert (
@@ -227,7 +234,9 @@ def test_we_read_pefts_adapter(base_folder, tmp_path, targets):
 def test_a_llama_in_both_directions_and_its_dropout(tmp_path):
     peft = needs("peft")
     ours = trained(
-        add_lora(small_llama(), rank=4, alpha=8, dropout=0.3, targets="q_proj,v_proj")
+        add_lora(
+            small_llama(), rank=4, alpha=8, dropout=0.3, target_modules="q_proj,v_proj"
+        )
     )
     # PEFT asks the Hub about names that are no folders
     save_adapter(ours, tmp_path / "ours", tmp_path)
@@ -246,7 +255,7 @@ def test_a_llama_in_both_directions_and_its_dropout(tmp_path):
 
 
 def test_the_config_names_the_base_as_the_hub_does(tmp_path):
-    model = add_lora(small_gpt(), rank=2, targets="c_proj,c_attn")
+    model = add_lora(small_gpt(), rank=2, target_modules="c_proj,c_attn")
     save_adapter(model, tmp_path, "gpt2-medium")
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "openai-community/gpt2-medium"
@@ -274,7 +283,8 @@ def test_merge_unmerge_remove(tmp_path):
         n for n, _ in small_gpt().named_parameters()
     } and all(p.requires_grad for p in model.parameters())
     assert (
-        gap(logits(load_pretrained(save_pretrained(model, tmp_path))[0]), beside) < 1e-4
+        gap(logits(load_pretrained(save_pretrained(model, None, tmp_path))[0]), beside)
+        < 1e-4
     )
 
 
@@ -282,7 +292,7 @@ def test_transformers_reads_the_merged_model(tmp_path):
     transformers = needs("transformers")
     model = trained(add_lora(small_gpt(), rank=4))
     beside = logits(model)
-    save_pretrained(remove_lora(merge_lora(model)), tmp_path)
+    save_pretrained(remove_lora(merge_lora(model)), None, tmp_path)
     theirs, info = transformers.GPT2LMHeadModel.from_pretrained(
         tmp_path, output_loading_info=True
     )
@@ -301,7 +311,9 @@ def test_removing_unmerged_gives_the_base_back_to_the_bit():
 
 def test_half_precision_bases_keep_their_type():
     model = trained(
-        add_lora(small_llama().to(torch.bfloat16), rank=4, targets="q_proj,v_proj")
+        add_lora(
+            small_llama().to(torch.bfloat16), rank=4, target_modules="q_proj,v_proj"
+        )
     )
     assert logits(model).dtype == torch.bfloat16
     # small steps would be rounded away in half precision
@@ -315,50 +327,29 @@ def test_half_precision_bases_keep_their_type():
 # Training
 
 
-def tuned(data, checkpoint=None, kill_at=None, resume=False):
-    "Eight steps of LoRA with dropout in the model and in the adapter; the model, its base and the history."
-    model = init_weights(
-        GPT(
-            GPTConfig(
-                vocab_size=400,
-                n_positions=512,
-                n_embd=16,
-                n_layer=1,
-                n_head=2,
-                dropout=0.1,
-            )
-        )
-    )
-    base = state(model)
-    add_lora(model, rank=2, alpha=4, dropout=0.2)
-    train, _, val = make_loaders(
-        split_records(load_records(data)),
-        load_tokenizer(400),
-        512,
-        batch_size=7,
-        seed=5,
-    )
+class KillAt(Callback):
+    def __init__(self, step):
+        self.step = step
 
-    def stop(row):
-        if row["step"] == kill_at:
+    def on_step_end(self, state):
+        if state.step == self.step:
             raise KeyboardInterrupt
 
-    config = TrainConfig(epochs=1, lr=1e-2, evaluate_every=3, checkpoint_every=3)
+
+def tuned(data, *callbacks):
+    "Eight steps of LoRA, dropout in model and adapter; model, its base and the rows."
+    shape = GPTConfig(
+        vocab_size=400, n_positions=512, n_embd=16, n_layer=1, n_head=2, dropout=0.1
+    )
+    model = init_weights(GPT(shape))
+    base = state(model)
+    add_lora(model, rank=2, alpha=4, dropout=0.2)
+    splits = load_records(data).split()
+    tokenizer = load_tokenizer("gpt2", 400)
+    train, val, _ = make_loaders(splits, tokenizer, 512, batch_size=7, seed=5)
+    config = TrainConfig(epochs=1, lr=1e-2, eval_steps=3, save_steps=3)
     try:
-        return (
-            model,
-            base,
-            finetune(
-                model,
-                train,
-                val,
-                config,
-                checkpoint,
-                resume,
-                progress=False,
-                on_step=stop,
-            ),
-        )
+        return model, base, finetune(model, train, val, config, callbacks)
     except KeyboardInterrupt:
         return None
 
@@ -366,20 +357,21 @@ def tuned(data, checkpoint=None, kill_at=None, resume=False):
 def test_training_leaves_the_frozen_weights_bit_identical_and_resumes_to_the_bit(
     small_data, tmp_path
 ):
-    model, base, history = tuned(small_data)
+    model, base, rows = tuned(small_data)
     after = state(model)
     assert same({n: after[n] for n in base}, base)
     # every B has moved
     assert all(p.abs().sum() > 0 for n, p in lora_parameters(model).items())
-    assert history.rows[-1]["train_loss"] < history.rows[1]["train_loss"]
-    assert tuned(small_data, tmp_path / "ck.safetensors", kill_at=5) is None
-    stored = load_file(tmp_path / "ck.safetensors")
+    assert rows[-1]["train_loss"] < rows[1]["train_loss"]
+    path = tmp_path / "ck.safetensors"
+    assert tuned(small_data, Checkpointer(path), KillAt(5)) is None
+    stored = load_file(path)
     # a checkpoint holds the adapter, not the base
     assert {n.removeprefix("model.") for n in stored if n.startswith("model.")} == set(
         lora_parameters(model)
     )
-    resumed, _, again = tuned(small_data, tmp_path / "ck.safetensors", resume=True)
-    assert again.rows == history.rows and same(state(resumed), after)
+    resumed, _, again = tuned(small_data, Checkpointer(path, resume=True))
+    assert again == rows and same(state(resumed), after)
 
 
 # Faults
@@ -390,23 +382,25 @@ def test_training_leaves_the_frozen_weights_bit_identical_and_resumes_to_the_bit
     [
         (dict(rank=0), ["rank is 0; need a whole number"]),
         (dict(rank=2.5), ["rank is 2.5"]),
+        (dict(rank=True), ["rank is True"]),
         (dict(rank=33), ["rank is 33", "above 32"]),
         (dict(alpha=0), ["alpha is 0; need a number above 0"]),
         (dict(alpha=float("nan")), ["alpha is nan"]),
         (dict(dropout=1.0), ["dropout is 1.0"]),
         (
-            dict(targets="q_proj"),
+            dict(target_modules="q_proj"),
             [
-                "target 'q_proj' names no linear layer; this model has c_attn, c_fc, c_proj"
+                "target_modules: 'q_proj' names no linear layer; "
+                "this model has c_attn, c_fc, c_proj"
             ],
         ),
-        (dict(targets="attn"), ["target 'attn'"]),
-        (dict(targets=["c_attn", "wte"]), ["target 'wte'"]),
-        (dict(targets=[]), ["no target"]),
-        (dict(targets=""), ["target ''"]),
+        (dict(target_modules="attn"), ["target_modules: 'attn'"]),
+        (dict(target_modules=["c_attn", "wte"]), ["target_modules: 'wte'"]),
+        (dict(target_modules=[]), ["target_modules is empty"]),
+        (dict(target_modules=""), ["target_modules: ''"]),
         (
-            dict(rank=-1, alpha=-1, dropout=2, targets="c_attn,x"),
-            ["rank is -1", "alpha is -1", "dropout is 2", "target 'x'"],
+            dict(rank=-1, alpha=-1, dropout=2, target_modules="c_attn,x"),
+            ["rank is -1", "alpha is -1", "dropout is 2", "target_modules: 'x'"],
         ),
     ],
 )
@@ -420,13 +414,45 @@ def test_bad_settings_are_one_error_and_change_nothing(settings, faults):
     )
 
 
-def test_twice_or_not_at_all():
-    model = add_lora(small_gpt(), rank=2, targets="c_attn")
+def test_a_second_lora_is_refused_and_leaves_the_first(tmp_path):
+    save_adapter(add_lora(small_gpt(), 2, target_modules="c_fc"), tmp_path, "tiny")
+    model = add_lora(small_gpt(), 2, target_modules="c_attn")
+    names = [n for n, _ in model.named_parameters()]
     with pytest.raises(ValueError, match="has LoRA already; call remove_lora first"):
-        add_lora(model, rank=2)
+        add_lora(model, 2, target_modules="c_fc")
+    with pytest.raises(ValueError, match="has LoRA already"):
+        load_adapter(model, tmp_path)
+    assert [n for n, _ in model.named_parameters()] == names
+    with pytest.raises(ValueError, match="LoRA layers"):
+        save_pretrained(model, None, tmp_path / "m")
+
+
+def test_where_there_is_no_lora_this_is_said():
     for f in (merge_lora, unmerge_lora, remove_lora, lora_parameters):
         with pytest.raises(ValueError, match="no LoRA layers"):
             f(small_gpt())
+
+
+def test_a_refused_adapter_leaves_frozen_what_was_frozen(tmp_path):
+    save_adapter(add_lora(small_gpt(), 2), tmp_path, "tiny")
+    save_tensors(tmp_path / "adapter_model.safetensors", {"x": torch.zeros(1)})
+    frozen = small_gpt().requires_grad_(False)
+    with pytest.raises(ValueError, match="lora_A.weight is missing"):
+        load_adapter(frozen, tmp_path)
+    assert count_parameters(frozen, trainable_only=True) == 0
+
+
+def test_in_our_wrapper_an_adapter_has_the_names_it_has_without(tmp_path):
+    wrapped = TransformersModel(small_llama())
+    assert add_lora(wrapped, rank=2) is wrapped
+    trained(wrapped)
+    save_adapter(wrapped, tmp_path, "base")
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    assert "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight" in stored
+    bare = load_adapter(small_llama(), tmp_path)
+    assert torch.equal(logits(bare), logits(wrapped))
+    again = load_adapter(TransformersModel(small_llama()), tmp_path)
+    assert torch.equal(logits(again), logits(wrapped))
 
 
 def test_transformers_gpt2_has_no_linear_layers():
@@ -442,10 +468,8 @@ def test_transformers_gpt2_has_no_linear_layers():
             eos_token_id=1,
         )
     )
-    with pytest.raises(
-        ValueError, match="target 'c_attn' names no linear layer; this model has none"
-    ):
-        add_lora(model, rank=2, targets="c_attn")
+    with pytest.raises(ValueError, match="'c_attn' names no .*; this model has none"):
+        add_lora(model, rank=2, target_modules="c_attn")
 
 
 def no_config(folder):
@@ -492,9 +516,9 @@ KEY = "base_model.model.transformer.h.1.mlp.c_fc.lora_B.weight"
         (no_config, "adapter_config.json: no such file"),
         (no_tensors, "adapter_model.safetensors: not a whole"),
         (half_a_file, "not a whole safetensors file"),
-        (not_json, "not a JSON file"),
+        (not_json, "not JSON"),
         (setting(peft_type="IA3"), "not a LoRA adapter"),
-        (setting(r=None), "lacks r"),
+        (setting(r=None), "r is missing"),
         (setting(use_dora=True), "use_dora = True"),
         (setting(use_rslora=True), "use_rslora = True"),
         (setting(rank_pattern={"c_fc": 8}), "rank_pattern"),
@@ -506,7 +530,7 @@ KEY = "base_model.model.transformer.h.1.mlp.c_fc.lora_B.weight"
         (setting(r="four"), "does not fit this model"),
         (setting(lora_alpha="x"), "alpha is 'x'"),
         (setting(r=3), "need (3, 32)"),
-        (tensors(lambda t: t.pop(KEY)), f"lacks {KEY}"),
+        (tensors(lambda t: t.pop(KEY)), f"{KEY} is missing"),
         (tensors(lambda t: t.update(more=torch.ones(1))), "has unknown more"),
     ],
 )
@@ -529,7 +553,7 @@ def test_saved_whole_or_not_at_all(tmp_path, monkeypatch):
     save_adapter(model, tmp_path, "base")
     before = (tmp_path / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(
-        "gpt_course.pretrained.save_file",
+        "gpt_course.checkpoints.save_file",
         lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")),
     )
     with pytest.raises(OSError):

@@ -1,31 +1,35 @@
-"A model on the other side: the same ids, numbers and answers in Transformers and in llama.cpp"
+"A model on the other side: the same ids and answers in Transformers and llama.cpp"
 
-import base64, http.server, importlib, json, os, random, re, subprocess, sys, threading, urllib.request
+import base64
+import http.server
+import importlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import urllib.request
+
 import numpy as np
 import pytest
 import torch
-from gpt_course.batching import load_tokenizer
-from gpt_course.dataset import load_data, render_prompt, split_records, write_json
-from gpt_course.finetuning import COLUMNS, History
+
+from gpt_course.dataset import load_data, render_prompt
+from gpt_course.files import write_json
+from gpt_course.finetuning import COLUMNS
 from gpt_course.generation import generate
+from gpt_course.gguf import export_gguf, gguf_names, modelfile
+from gpt_course.history import History
 from gpt_course.model import GPT, GPTConfig, init_weights
+from gpt_course.model_card import model_card
 from gpt_course.pretrained import load_pretrained
 from gpt_course.responses import encode_prompts
-from gpt_course.sharing import (
-    END,
-    as_messages,
-    chat_template,
-    export_gguf,
-    export_hf,
-    gguf_name,
-    model_card,
-    modelfile,
-    push_to_hub,
-    split_piece,
-    tokenizer_files,
-    vocabulary,
-    whole_folder,
-)
+from gpt_course.settings import GenerationConfig
+from gpt_course.sharing import export_hf, push_to_hub
+from gpt_course.tokenizers import EOS_TOKEN, as_messages, chat_template, load_tokenizer
+from gpt_course.transformers_model import TransformersModel, TransformersTokenizer
 
 
 def need(name):
@@ -37,20 +41,20 @@ def need(name):
     )
 
 
-RECORDS = split_records(load_data("builtin"))[1][:30]
+RECORDS = load_data("builtin").split().test[:30]
 HOSTILE = [
     {
         "instruction": 'Say "{{ x }}" and {% y %}.',
         "input": "it's\n\n### Response:\n\\n C:\\new",
     },
-    {"instruction": "  blanks \n", "input": ""},
+    {"instruction": "  spaces \n", "input": ""},
     {"instruction": "naïve 日本語 🎉"},
     {"instruction": "{{ .System }} ]] }}", "input": " "},
 ]
 
 
 def texts(n=200, seed=0):
-    "Prose, code, digits, blanks, and random characters of all planes."
+    "Prose, code, digits, spaces, and random characters of all planes."
     rng = random.Random(seed)
     kinds = (
         lambda: rng.randrange(32, 127),
@@ -87,7 +91,11 @@ def small(V=400, seed=3):
             p.add_(
                 torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.1
             )
-    return model, load_tokenizer(V)
+    return model, load_tokenizer("gpt2", V)
+
+
+def greedy(max_new_tokens):
+    return GenerationConfig(max_new_tokens=max_new_tokens)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +105,19 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def ours(tiny):
-    "The course's greedy answers as (ids, ended, lead): 24 tokens at most; `lead` is the smallest one of a chosen token over the next best, in logits."
+    """The course's greedy answers, 24 tokens at most, as (ids, ended, lead).
+
+    `lead` is the smallest one of a chosen token over the next best, in logits.
+    """
     model, tokenizer = tiny
     prompts, out = encode_prompts(RECORDS, tokenizer, 256), []
-    for prompt, g in zip(prompts, generate(model, prompts, 24, tokenizer.eot_token)):
+    answers = generate(model, prompts, tokenizer.eos_id, greedy(24))
+    for prompt, answer in zip(prompts, answers):
+        ids, ended = answer.ids, answer.finish_reason == "stop"
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + g.ids]))[0, len(prompt) - 1 :]
-        best = logits[: len(g.ids) + g.ended].topk(2).values
-        out.append((g.ids, g.ended, (best[:, 0] - best[:, 1]).min().item()))
+            logits = model(torch.tensor([prompt + ids]))[0, len(prompt) - 1 :]
+        best = logits[: len(ids) + ended].topk(2).values
+        out.append((ids, ended, (best[:, 0] - best[:, 1]).min().item()))
     # a tie is decided by rounding; there must be enough without
     assert sum(lead > 0.02 for *_, lead in out) >= 15, out
     return out
@@ -127,74 +140,19 @@ def stranger(hf):
 # the tokenizer
 
 
-@pytest.mark.parametrize("V", [257, 300, 4096, 5632, 50257])
-def test_every_piece_is_a_merge_of_two_earlier_ones(V):
-    tokens, merges = vocabulary(load_tokenizer(V))
-    assert (
-        len(tokens) == len(set(tokens)) == V
-        and tokens[-1] == END
-        and len(merges) == len(set(merges)) == V - 257
-    )
-    ids = {t: i for i, t in enumerate(tokens)}
-    for merge in merges:
-        left, right = merge.split(" ")
-        assert max(ids[left], ids[right]) < ids[left + right]
-
-
-def test_the_merges_are_those_that_openai_published():
-    "First and last lines of vocab.bpe of openai/gpt-2."
-    _, merges = vocabulary(load_tokenizer())
-    assert (
-        merges[:6] == ["Ġ t", "Ġ a", "h e", "i n", "r e", "o n"]
-        and merges[-3:] == ["ĠColl ider", "Ġinform ants", "Ġg azed"]
-        and len(merges) == 50000
-    )
-
-
 @pytest.mark.parametrize("V", [300, 4096, 5632, 50257])
 def test_fast_tokenizers_give_the_courses_ids(V, tmp_path):
     tokenizers, transformers = need("tokenizers"), need("transformers")
-    tokenizer = load_tokenizer(V)
-    for name, text in tokenizer_files(tokenizer, 256).items():
-        (tmp_path / name).write_text(text, "utf-8")
+    tokenizer = load_tokenizer("tiny" if V == 5632 else "gpt2", V)
+    tokenizer.save(tmp_path, 256)
     fast = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    old = tokenizers.ByteLevelBPETokenizer.from_file(
-        str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")
-    )
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(auto) == V and auto.eos_token_id == auto.pad_token_id == V - 1
     for text in texts():
-        ids = tokenizer.encode_ordinary(text)
-        assert (
-            fast.encode(text).ids
-            == ids
-            == old.encode(text).ids
-            == auto(text)["input_ids"]
-        ), repr(text)
+        ids = tokenizer.encode(text)
+        assert fast.encode(text).ids == ids == auto(text)["input_ids"], repr(text)
         assert auto.decode(ids) == text
-    assert auto("a" + END)["input_ids"][-1] == V - 1
-
-
-def test_a_tokenizer_of_another_kind_is_refused():
-    import tiktoken
-
-    ranks = {bytes([b]): b for b in range(256)} | {b"abc": 256}
-    with pytest.raises(ValueError, match="is not a merge of two tokens"):
-        vocabulary(
-            tiktoken.Encoding(
-                "odd", pat_str=r"\w+", mergeable_ranks=ranks, special_tokens={END: 257}
-            )
-        )
-    with pytest.raises(ValueError, match="need the last one"):
-        vocabulary(
-            tiktoken.Encoding(
-                "odd",
-                pat_str=r"\w+",
-                mergeable_ranks={bytes([b]): b for b in range(256)},
-                special_tokens={END: 256, "<more>": 257},
-            )
-        )
-    assert split_piece(b"a", {b"a": 0}) == [b"a"]
+    assert auto("a" + EOS_TOKEN)["input_ids"][-1] == V - 1
 
 
 # the template
@@ -202,19 +160,20 @@ def test_a_tokenizer_of_another_kind_is_refused():
 
 def test_the_template_writes_render_prompt(stranger):
     tokenizer = stranger[0]
-    write = lambda messages, **kw: tokenizer.apply_chat_template(
-        messages, tokenize=False, **kw
-    )
-    for r in load_data("builtin")[::10] + HOSTILE:
+
+    def write(messages, **kw):
+        return tokenizer.apply_chat_template(messages, tokenize=False, **kw)
+
+    for r in [*load_data("builtin")[::10], *HOSTILE]:
         prompt = render_prompt(r)
         assert write(as_messages(r), add_generation_prompt=True) == prompt
         assert write(as_messages(r)) + "\n\n### Response:\n" == prompt
         answer = {"role": "assistant", "content": "So.\n"}
-        assert write([*as_messages(r), answer]) == prompt + "So.\n" + END
+        assert write([*as_messages(r), answer]) == prompt + "So.\n" + EOS_TOKEN
         assert write(
             [*as_messages(r), answer, {"role": "user", "content": "B"}],
             add_generation_prompt=True,
-        ) == prompt + "So.\n" + END + render_prompt({"instruction": "B"})
+        ) == prompt + "So.\n" + EOS_TOKEN + render_prompt({"instruction": "B"})
     with pytest.raises(Exception, match="roles are system"):
         write([{"role": "tool", "content": "x"}])
 
@@ -242,7 +201,7 @@ def test_transformers_gives_the_same_ids_logits_and_answers(tiny, ours, stranger
             0, len(prompt) :
         ].tolist()
         if lead > 1e-3:
-            assert out == ids + [tokenizer.eot_token] * ended
+            assert out == ids + [tokenizer.eos_id] * ended
 
 
 @torch.no_grad()
@@ -253,7 +212,7 @@ def test_a_padded_batch_gives_the_same_answers(ours, stranger):
     )
     assert (inputs["attention_mask"] == 0).any()
     out = model.generate(**inputs, max_new_tokens=24)[:, inputs["input_ids"].shape[1] :]
-    for row, (ids, ended, lead) in zip(out.tolist(), ours):
+    for row, (ids, _, lead) in zip(out.tolist(), ours):
         if lead > 1e-3:
             assert row[: len(ids)] == ids and set(row[len(ids) :]) <= {
                 tokenizer.eos_token_id
@@ -261,7 +220,7 @@ def test_a_padded_batch_gives_the_same_answers(ours, stranger):
 
 
 def test_generation_stops_by_the_exported_settings(tmp_path):
-    "At the end token; and where a model never writes it, at the end of the context, which GPT-2 cannot pass."
+    "At the end token; without it at the end of the context, which GPT-2 cannot pass."
     transformers = need("transformers")
     for token, length in ((399, 1), (65, 512 - 5)):
         model, tokenizer = small()
@@ -298,15 +257,6 @@ def test_half_precision_and_other_sizes(tmp_path):
 # GGUF
 
 
-def test_the_names_are_llama_cpps(tiny):
-    gguf = need("gguf")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.GPT2, tiny[0].config.n_layer)
-    for name, _ in tiny[0].named_parameters():
-        assert gguf_name(name) == names.get_name(
-            f"transformer.{name}", (".weight", ".bias")
-        ), name
-
-
 def test_the_file_holds_every_weight(tiny, tmp_path):
     gguf = need("gguf")
     model, tokenizer = tiny
@@ -315,9 +265,10 @@ def test_the_file_holds_every_weight(tiny, tmp_path):
             export_gguf(model, tokenizer, tmp_path / dtype, source="tiny", dtype=dtype)
         )
         found = {t.name: t for t in reader.tensors}
-        assert found.keys() == {gguf_name(n) for n, _ in model.named_parameters()}
+        names = gguf_names(model)
+        assert found.keys() == {*names.values()}
         for name, p in model.named_parameters():
-            t = found[gguf_name(name)]
+            t = found[names[name]]
             back = torch.from_numpy(
                 np.array(gguf.dequantize(t.data, t.tensor_type))
             ).reshape(p.shape)
@@ -338,33 +289,26 @@ def test_the_file_holds_every_weight(tiny, tmp_path):
                     dtype,
                     name,
                 )  # the shipped weights are 16-bit numbers
-    value = lambda key: reader.get_field(key).contents()
-    assert (
-        value("general.architecture"),
-        value("tokenizer.ggml.model"),
-        value("tokenizer.ggml.pre"),
-    ) == ("gpt2", "gpt2", "gpt-2")
-    assert (
-        value("tokenizer.ggml.eos_token_id") == model.config.vocab_size - 1
-        and value("tokenizer.ggml.add_bos_token") is False
-    )
-    assert (
-        value("tokenizer.ggml.token_type") == [1] * (model.config.vocab_size - 1) + [3]
-        and value("tokenizer.chat_template") == chat_template()
-    )
-    assert value("general.license") == "mit"
+    normal = [1] * (model.config.vocab_size - 1)
+    for key, wanted in {
+        "general.architecture": "gpt2",
+        "general.license": "mit",
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.eos_token_id": model.config.vocab_size - 1,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.token_type": [*normal, 3],
+        "tokenizer.chat_template": chat_template(),
+    }.items():
+        assert reader.get_field(key).contents() == wanted, key
 
 
 def open_llama(path, context=256):
     xllamacpp = need("xllamacpp")
     p = xllamacpp.CommonParams()
-    p.model.path, p.n_ctx, p.n_parallel, p.verbosity, p.warmup = (
-        str(path),
-        context,
-        1,
-        0,
-        False,
-    )
+    p.model.path = str(path)
+    p.n_ctx, p.n_parallel = context, 1
+    p.verbosity, p.warmup = 0, False
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = 1
     return xllamacpp.Server(p)
 
@@ -381,15 +325,15 @@ def post(server, path, body):
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_llama_cpp_gives_the_same_ids_prompts_and_answers(tiny, ours, tmp_path, dtype):
-    "Messages in, answer out; no setting but the length, since all else must travel in the file."
+    "Messages in, answer out; no setting but the length: all else is in the file."
     need("gguf")
     model, tokenizer = tiny
     server = open_llama(export_gguf(model, tokenizer, tmp_path / "gguf", dtype=dtype))
     for text in texts(60 if dtype == "f32" else 0):
         assert post(server, "/tokenize", {"content": text, "add_special": True})[
             "tokens"
-        ] == tokenizer.encode_ordinary(text), repr(text)
-    for r in RECORDS + HOSTILE:
+        ] == tokenizer.encode(text), repr(text)
+    for r in [*RECORDS, *HOSTILE]:
         assert post(server, "/apply-template", {"messages": as_messages(r)})[
             "prompt"
         ] == render_prompt(r)
@@ -410,9 +354,9 @@ def test_llama_cpp_runs_the_full_vocabulary(tmp_path):
     for text in texts(40):
         assert post(server, "/tokenize", {"content": text})[
             "tokens"
-        ] == tokenizer.encode_ordinary(text), repr(text)
+        ] == tokenizer.encode(text), repr(text)
     prompt = encode_prompts([HOSTILE[0]], tokenizer, 512)[0]
-    [ours] = generate(model, [prompt], 8, tokenizer.eot_token)
+    [ours] = generate(model, [prompt], tokenizer.eos_id, greedy(8))
     reply = post(
         server,
         "/completion",
@@ -425,7 +369,10 @@ def test_llama_cpp_runs_the_full_vocabulary(tmp_path):
 
 
 def fill_go(template, **fields):
-    "A small interpreter of Go templates: `{{ .Name }}` and `{{ if .Name }} … {{ end }}`; cut after `.Response`, as Ollama does on the model's turn."
+    """A small interpreter of Go templates: `{{ .Name }}`, `{{ if .Name }} … {{ end }}`.
+
+    It cuts at `.Response`, as Ollama does on the model's turn.
+    """
     out, on = "", [True]
     for i, part in enumerate(re.split(r"\{\{(.*?)\}\}", template, flags=re.S)):
         word = part.strip() if i % 2 else None
@@ -446,59 +393,22 @@ def fill_go(template, **fields):
 def test_the_modelfile_writes_render_prompt_and_stops():
     text = modelfile("x-F32.gguf", 256)
     [template] = re.findall(r'^TEMPLATE """(.*?)"""$', text, flags=re.S | re.M)
-    for r in RECORDS + HOSTILE:
+    for r in [*RECORDS, *HOSTILE]:
         assert fill_go(
             template, System=r.get("input", ""), Prompt=r["instruction"]
         ) == render_prompt(r)
-    assert template.endswith("{{ .Response }}" + END)
+    assert template.endswith("{{ .Response }}" + EOS_TOKEN)
     assert dict(
         re.findall(
             r"^PARAMETER (temperature|repeat_penalty|num_ctx) (.*)$", text, flags=re.M
         )
     ) == {"temperature": "0", "repeat_penalty": "1", "num_ctx": "256"}
-    assert f'PARAMETER stop "{END}"' in text.splitlines() and text.startswith(
+    assert f'PARAMETER stop "{EOS_TOKEN}"' in text.splitlines() and text.startswith(
         "FROM ./x-F32.gguf\n"
     )
 
 
 # folders
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "out"
-    with pytest.raises(RuntimeError), whole_folder(target) as new:
-        (new / "half").write_text("x")
-        raise RuntimeError
-    assert not list(tmp_path.iterdir())
-    with whole_folder(target) as new:
-        (new / "a").write_text("1")
-    for asked in (False, True):
-        with (
-            pytest.raises((RuntimeError, ValueError)),
-            whole_folder(target, asked) as new,
-        ):
-            (new / "a").write_text("2")
-            raise RuntimeError
-    assert (target / "a").read_text() == "1"
-    (target / "mine").write_text("keep")
-    with (
-        pytest.raises(ValueError, match="has mine, which this export does not write"),
-        whole_folder(target, True) as new,
-    ):
-        (new / "a").write_text("2")
-    assert (target / "a").read_text() == "1" and (target / "mine").exists()
-    (target / "mine").unlink()
-    with whole_folder(target, True) as new:
-        (new / "a").write_text("2")
-    assert (target / "a").read_text() == "2" and [
-        p.name for p in tmp_path.iterdir()
-    ] == ["out"]
-    (tmp_path / "file").write_text("x")
-    with (
-        pytest.raises(ValueError, match="is a file"),
-        whole_folder(tmp_path / "file", True),
-    ):
-        pass
 
 
 def test_exports_refuse_before_they_write(tmp_path):
@@ -521,51 +431,49 @@ def test_exports_refuse_before_they_write(tmp_path):
     ]
 
 
-def test_a_transformers_model_writes_itself_and_no_gguf(run, tmp_path):
+@pytest.fixture
+def llama(tmp_path):
+    "A small model of another kind, and its tokenizer."
     transformers = need("transformers")
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-        )
+    shape = transformers.LlamaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
-    for name, text in tokenizer_files(load_tokenizer(300), 64).items():
-        (tmp_path / name).write_text(text, "utf-8")
+    load_tokenizer("gpt2", 300).save(tmp_path / "tokenizer", 64)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    model = TransformersModel(transformers.LlamaForCausalLM(shape))
+    return model, TransformersTokenizer(tokenizer)
 
-    class Wrapper(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = theirs
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    for i, model in enumerate((theirs, Wrapper())):
-        folder = export_hf(model, tokenizer, tmp_path / f"hf{i}")
-        assert (
-            type(transformers.AutoModelForCausalLM.from_pretrained(folder))
-            is transformers.LlamaForCausalLM
-        )
-        assert "language model of" in (folder / "README.md").read_text("utf-8")
-        assert (
-            transformers.AutoTokenizer.from_pretrained(folder).chat_template
-            == chat_template()
-        )
-        with pytest.raises(ValueError, match="convert_hf_to_gguf.py"):
-            export_gguf(model, tokenizer, tmp_path / "gguf")
-    # it keeps its own template, unless it was fine-tuned here
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    for source, template in ((None, tokenizer.chat_template), (run, chat_template())):
-        folder = export_hf(
-            theirs, tokenizer, tmp_path / f"from-{bool(source)}", source=source
-        )
-        assert (
-            transformers.AutoTokenizer.from_pretrained(folder).chat_template == template
-        )
-    assert tokenizer.chat_template != chat_template()
-    with pytest.raises(ValueError, match="needs its own tokenizer"):
-        export_hf(theirs, load_tokenizer(300), tmp_path / "other")
+def test_a_transformers_model_writes_itself_and_no_gguf(llama, tmp_path):
+    transformers = need("transformers")
+    folder = export_hf(*llama, tmp_path / "hf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert type(theirs) is transformers.LlamaForCausalLM
+    assert "language model of" in (folder / "README.md").read_text("utf-8")
+    with pytest.raises(ValueError, match="convert_hf_to_gguf.py"):
+        export_gguf(*llama, tmp_path / "gguf")
+    with pytest.raises(ValueError, match="tokenizer is a TransformersTokenizer"):
+        export_gguf(small(V=300)[0], llama[1], tmp_path / "gguf")
+    assert not (tmp_path / "gguf").exists()
+
+
+def test_a_transformers_model_keeps_its_template_unless_it_learned_ours(
+    run, llama, tmp_path
+):
+    transformers = need("transformers")
+    model, tokenizer = llama
+    own = "{{ messages[0]['content'] }}"
+    tokenizer.hf.chat_template = own
+    for source, template in ((None, own), (run, chat_template())):
+        folder = tmp_path / f"from-{bool(source)}"
+        export_hf(model, tokenizer, folder, source=source)
+        found = transformers.AutoTokenizer.from_pretrained(folder)
+        assert found.chat_template == template
+    assert tokenizer.hf.chat_template == own
 
 
 # the card
@@ -604,7 +512,7 @@ def run(tmp_path):
             dict(zip(COLUMNS, (0, 0.0, 0, 0, None, 3.7, 0.0))),
             dict(zip(COLUMNS, (10, 2.0, 80, 900, 0.4, 0.6, 5e-5))),
         ]
-    ).save(folder / "history.csv")
+    ).to_csv(folder / "history.csv")
     return folder
 
 
@@ -627,7 +535,7 @@ def test_the_card_tells_what_the_run_knows_and_hides_the_machine(run, tmp_path):
         "| loss (nats per response token) | 3.800 | 0.500 |",
         "of which 40 records",
         "25% of its own test records",
-        END,
+        EOS_TOKEN,
         "Not stated. It depends",
     ):
         assert part in text, part
@@ -661,8 +569,25 @@ def test_the_card_is_honest_about_runs_that_are_not_there(run, tmp_path):
     with pytest.raises(ValueError, match="has no settings with model and data"):
         model_card("x", model, run)
     (run / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json: not a JSON file"):
+    with pytest.raises(ValueError, match="run.json: not JSON"):
         model_card("x", model, run)
+
+
+def test_the_card_states_the_scores_as_the_hub_reads_them(run, tmp_path):
+    model, _ = small()
+    data = card_of(model_card("letters", model, run), tmp_path)
+    assert data.model_name == "letters"
+    found = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert found["exact_match"] == 0.25 and found["loss"] == 0.5
+    assert {r.dataset_name for r in data.eval_results} == {"letters.json"}
+
+
+def test_settings_cannot_break_the_cards_tables_or_bring_tags(run, tmp_path):
+    settings = {"model": "tiny", "data": "a`<img src=x>|b.json"}
+    write_json(run / "run.json", {"settings": settings, "versions": {}})
+    text = model_card("x", small()[0], run)
+    assert "| data | a`&lt;img src=x>\\|b.json |" in text
+    assert "Fine-tuned on `a'<img src=x>|b.json`" in text
 
 
 def test_only_what_is_known_to_be_mit_is_called_so(run, tmp_path):
@@ -695,7 +620,7 @@ def test_only_what_is_known_to_be_mit_is_called_so(run, tmp_path):
 
 @pytest.fixture
 def hub():
-    "A server that takes a commit as the Hub does, and remembers it: `hub.requests`, `hub.files`."
+    "A server that takes a commit as the Hub does; `hub.requests` and `hub.files`."
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -794,8 +719,9 @@ def test_push_says_what_is_missing(tmp_path, monkeypatch):
 
 
 def test_importing_needs_none_of_the_other_sides_libraries():
-    code = "import sys, gpt_course.sharing; print(sorted({'gguf', 'transformers', 'huggingface_hub', 'xllamacpp', 'tokenizers'} & sys.modules.keys()))"
+    theirs = {"gguf", "transformers", "huggingface_hub", "xllamacpp", "tokenizers"}
+    code = f"import sys, gpt_course.sharing; print({theirs!r} & sys.modules.keys())"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
     )
-    assert out.stdout.strip() == "[]", out.stderr
+    assert out.stdout.strip() == "set()", out.stderr

@@ -1,24 +1,28 @@
-"Models of Transformers that are not GPT-2: small random ones, made on the spot, through the course's own functions"
+"Models of Transformers that are not GPT-2: small random ones, through the course"
 
 import json
+import sys
+
 import pytest
 import torch
-from gpt_course.batching import load_tokenizer
-from gpt_course.dataset import render_prompt
+
+from gpt_course.batching import IGNORE_INDEX
+from gpt_course.dataset import Splits, render_prompt
 from gpt_course.evaluation import score_responses
-from gpt_course.finetuning import TrainConfig, evaluate_loss, finetune
+from gpt_course.finetuning import Checkpointer, evaluate_loss, finetune
 from gpt_course.generation import generate
 from gpt_course.loaders import make_loaders
 from gpt_course.model import GPT
-from gpt_course.pretrained import (
+from gpt_course.pretrained import load_pretrained, read_config, save_pretrained
+from gpt_course.protocols import CausalLM, Tokenizer
+from gpt_course.responses import respond
+from gpt_course.settings import GenerationConfig, TrainConfig
+from gpt_course.tokenizers import load_tokenizer
+from gpt_course.transformers_model import (
     TransformersModel,
     TransformersTokenizer,
-    load_pretrained,
     load_transformers_tokenizer,
-    read_config,
-    save_pretrained,
 )
-from gpt_course.responses import respond
 
 transformers = pytest.importorskip("transformers")
 V = 384
@@ -68,9 +72,7 @@ KINDS = {
             n_embd=32,
             n_layer=2,
             n_head=4,
-            activation_function="relu",
-            # absolute
-            # positions
+            activation_function="relu",  # absolute positions
             bos_token_id=None,
             eos_token_id=0,
         )
@@ -80,7 +82,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
-    "`theirs(kind)` is a folder as Transformers writes it: a random model and a tokenizer trained on the records."
+    "`theirs(kind)`: a folder as Transformers writes it, with a random model."
     tokenizers, root = (
         pytest.importorskip("tokenizers"),
         tmp_path_factory.mktemp("theirs"),
@@ -133,18 +135,20 @@ def greedy(model, prompt, n, eos=None):
 @torch.no_grad()
 def test_logits_and_batched_greedy_answers_are_those_of_transformers(kind, theirs):
     model, tokenizer = load_pretrained(theirs(kind))
-    assert isinstance(model, TransformersModel) and isinstance(
-        tokenizer, TransformersTokenizer
-    )
+    assert isinstance(model, TransformersModel) and isinstance(model, CausalLM)
+    assert isinstance(tokenizer, TransformersTokenizer)
+    assert isinstance(tokenizer, Tokenizer)
+    assert not model.training
     ref = reference(theirs(kind))
     ids = torch.randint(1, V, (3, 40), generator=torch.Generator().manual_seed(1))
     assert (model(ids) - ref(ids).logits).abs().max() < 1e-4
     # share their first tokens
-    alike = [tokenizer.encode_ordinary(render_prompt(r)) for r in RECORDS[:6]]
+    alike = [tokenizer.encode(render_prompt(r)) for r in RECORDS[:6]]
     prompts = alike + [ids[0, :1].tolist(), ids[1, :9].tolist()]
     assert len({len(p) for p in alike}) > 1  # there is padding
+    twenty = GenerationConfig(max_new_tokens=20)
     for group, batch_size in ((alike, 8), (prompts, 8), (prompts, 1)):
-        answers = generate(model, group, max_new_tokens=20, batch_size=batch_size)
+        answers = generate(model, group, None, twenty, batch_size)
         assert [a.ids for a in answers] == [greedy(ref, p, 20) for p in group]
     assert len({tuple(a.ids) for a in answers}) > 3  # not all the same token
 
@@ -152,92 +156,109 @@ def test_logits_and_batched_greedy_answers_are_those_of_transformers(kind, their
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_the_course_fine_tunes_answers_scores_and_saves_it(kind, theirs, tmp_path):
     model, tokenizer = load_pretrained(theirs(kind))
-    parts = RECORDS[:30], RECORDS[30:36], RECORDS[36:]
-    train, test, val = make_loaders(
-        parts, tokenizer, model.config.n_positions, batch_size=8
-    )
-    history = finetune(
-        model, train, val, TrainConfig(epochs=8, lr=1e-2), progress=False
-    )
-    assert history.rows[-1]["val_loss"] < history.rows[0]["val_loss"] - 2
-    answers = respond(model, tokenizer, parts[1], max_new_tokens=20)
-    assert any(a.ended for a in answers)  # it has learned to stop
-    save_pretrained(model, tmp_path / "out", tokenizer=tokenizer)
+    splits = Splits(train=RECORDS[:30], val=RECORDS[36:], test=RECORDS[30:36])
+    loaders = make_loaders(splits, tokenizer, model.config.n_positions)
+    rows = finetune(model, loaders.train, loaders.val, TrainConfig(epochs=8, lr=1e-2))
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 2
+    twenty = GenerationConfig(max_new_tokens=20)
+    answers = respond(model, tokenizer, splits.test, twenty)
+    assert any(a.finish_reason == "stop" for a in answers)  # it has learned to
+    save_pretrained(model, tokenizer, tmp_path / "out")
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
     ref, tok = (
         reference(tmp_path / "out"),
         transformers.AutoTokenizer.from_pretrained(tmp_path / "out"),
     )
-    for record, answer in zip(parts[1], answers):
+    for record, answer in zip(splits.test, answers):
         prompt = tok.encode(render_prompt(record), add_special_tokens=False)
         assert (
             tok.decode(greedy(ref, prompt, 20, tok.eos_token_id)).strip() == answer.text
         )
     again, again_tok = load_pretrained(tmp_path / "out")
-    assert respond(again, again_tok, parts[1], max_new_tokens=20) == answers
-    assert evaluate_loss(again, test) == evaluate_loss(model, test)
-    assert 0 <= score_responses(parts[1], answers)["rouge_l"] <= 1
+    assert respond(again, again_tok, splits.test, twenty) == answers
+    assert evaluate_loss(again, loaders.test) == evaluate_loss(model, loaders.test)
+    assert 0 <= score_responses(splits.test, answers)["rouge_l"] <= 1
 
 
 def test_the_loss_is_the_one_of_transformers(theirs):
     model, tokenizer = load_pretrained(theirs("llama"))
-    [loader] = make_loaders((RECORDS[:8], RECORDS[:8], RECORDS[:8]), tokenizer, 512)[2:]
+    eight = RECORDS[:8]
+    loader = make_loaders(Splits(eight, eight, eight), tokenizer, 512).val
+    ref = reference(theirs("llama"))
     total, n = 0.0, 0
     for input_ids, targets in loader:
-        scored = int((targets != -100).sum())
-        total, n = (
-            total
-            + reference(theirs("llama"))(
-                input_ids, labels=targets, shift_labels=targets
-            ).loss.item()
-            * scored,
-            n + scored,
-        )
+        supervised = int((targets != IGNORE_INDEX).sum())
+        loss = ref(input_ids, labels=targets, shift_labels=targets).loss
+        total += loss.item() * supervised
+        n += supervised
     assert abs(evaluate_loss(model, loader) - total / n) < 1e-5
 
 
-def test_interrupted_and_resumed_ends_where_uninterrupted_does(theirs, tmp_path):
-    def run(**options):
-        model, tokenizer = load_pretrained(theirs("llama"))
-        train, _, val = make_loaders(
-            (RECORDS[:24], RECORDS[24:30], RECORDS[30:]), tokenizer, 512, batch_size=8
-        )
-        history = finetune(
-            model,
-            train,
-            val,
-            TrainConfig(epochs=2, lr=1e-3, checkpoint_every=2),
-            tmp_path / "c.safetensors",
-            progress=False,
-            **options,
-        )
-        return [r["train_loss"] for r in history.rows], model
+class Stop:
+    "A callback that interrupts a run."
 
-    def stop(row):
-        if row["step"] == 3:
+    def on_train_begin(self, state):
+        pass
+
+    def on_step_end(self, state):
+        if state.rows[-1]["step"] == 3:
             raise KeyboardInterrupt
 
+    def on_train_end(self, state):
+        pass
+
+
+def test_interrupted_and_resumed_ends_where_uninterrupted_does(theirs, tmp_path):
+    splits = Splits(train=RECORDS[:24], val=RECORDS[30:], test=RECORDS[24:30])
+
+    def run(*callbacks):
+        model, tokenizer = load_pretrained(theirs("llama"))
+        loaders = make_loaders(splits, tokenizer, 512)
+        config = TrainConfig(epochs=2, lr=1e-3, save_steps=2)
+        rows = finetune(model, loaders.train, loaders.val, config, callbacks)
+        return [row["train_loss"] for row in rows], model
+
+    path = tmp_path / "c.safetensors"
     losses, model = run()
-    (tmp_path / "c.safetensors").unlink()
     with pytest.raises(KeyboardInterrupt):
-        run(on_step=stop)
-    resumed, again = run(resume=True)
-    assert resumed == losses and all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters())
-    )
+        run(Checkpointer(path), Stop())
+    resumed, again = run(Checkpointer(path, resume=True))
+    assert resumed == losses
+    for a, b in zip(model.parameters(), again.parameters()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_gradient_checkpointing_changes_no_gradient(kind, theirs):
+    model, _ = load_pretrained(theirs(kind))
+    ids = torch.arange(1, 31)[None]
+
+    def gradients():
+        model.train().zero_grad()
+        model(ids).square().mean().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    plain = gradients()
+    model.gradient_checkpointing = True
+    assert model.gradient_checkpointing
+    kept = gradients()
+    model.gradient_checkpointing = False
+    assert not model.gradient_checkpointing
+    for a, b, c in zip(plain, kept, gradients(), strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
 
 
 def test_special_tokens_in_a_text_are_text(theirs):
     "Nobody can end an answer from within an instruction; no token is added."
     tokenizer = load_transformers_tokenizer(theirs("llama"))
-    ids = tokenizer.encode_ordinary("a</s>b")
-    assert tokenizer.eot_token not in ids and tokenizer.decode(ids) == "a</s>b"
-    assert tokenizer.encode_ordinary("") == []
+    ids = tokenizer.encode("a</s>b")
+    assert tokenizer.eos_id not in ids and tokenizer.decode(ids) == "a</s>b"
+    assert tokenizer.encode("") == []
 
 
 def test_half_precision_is_stored_and_read(theirs, tmp_path):
     model, tokenizer = load_pretrained(theirs("llama"))
-    save_pretrained(model, tmp_path, torch.float16, tokenizer)
+    save_pretrained(model, tokenizer, tmp_path, torch.float16)
     again, _ = load_pretrained(tmp_path)
     assert all(
         torch.equal(a.half(), b.half()) and b.dtype == torch.float32
@@ -251,6 +272,7 @@ def test_half_precision_is_stored_and_read(theirs, tmp_path):
 
 def test_checkpoints_that_are_not_whole_are_refused(theirs, tmp_path):
     import shutil
+
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "m"
@@ -259,7 +281,7 @@ def test_checkpoints_that_are_not_whole_are_refused(theirs, tmp_path):
     lost = tensors.pop("model.layers.1.mlp.up_proj.weight")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     # Transformers itself fills it with noise
-    with pytest.raises(ValueError, match="lacks .*layers.1.mlp.up_proj"):
+    with pytest.raises(ValueError, match="layers.1.mlp.up_proj.weight is missing"):
         load_pretrained(folder)
     data = (theirs("llama") / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:-5])
@@ -279,8 +301,29 @@ def test_checkpoints_that_are_not_whole_are_refused(theirs, tmp_path):
     assert lost is not None
 
 
+def test_without_transformers_it_is_said_what_is_missing(theirs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"llama: .*pip install 'gpt_course\[hf\]'"):
+        load_pretrained(theirs("llama"))
+
+
+def test_short_and_long_prompts_may_be_answered_together(theirs):
+    "Columns of padding do not count: each answer has the context to itself."
+    model, tokenizer = load_pretrained(theirs("llama"))
+    prompts = [[5] * 500, [7, 8, 9]]
+    together = generate(model, prompts, None, GenerationConfig(max_new_tokens=30))
+    assert [len(a.ids) for a in together] == [12, 30]
+    ref = reference(theirs("llama"))
+    assert [a.ids for a in together] == [
+        greedy(ref, prompts[0], 12),
+        greedy(ref, prompts[1], 30),
+    ]
+    with pytest.raises(ValueError, match="513 tokens, but the model's context holds"):
+        model(torch.ones(1, 513, dtype=torch.long))
+
+
 def test_a_model_that_bends_its_logits_is_refused(theirs, tmp_path):
-    "Hidden states and output matrix are not all there is in Gemma 2: the loss would be another model's."
+    "In Gemma 2, something follows the output matrix; our loss would leave it out."
     torch.manual_seed(0)
     config = transformers.Gemma2Config(
         intermediate_size=64,
@@ -329,7 +372,7 @@ def gpt2(tmp_path, tokenizer=None, **changes):
 )
 @torch.no_grad()
 def test_what_config_json_says_decides_not_the_name(change, theirs, tmp_path):
-    "A GPT-2 that our network cannot compute goes through Transformers, and is right; ours would be wrong without a word."
+    "A GPT-2 that our network cannot compute goes through Transformers, and is right."
     ref = gpt2(tmp_path, load_transformers_tokenizer(theirs("llama")), **change)
     with pytest.raises(ValueError, match=next(iter(change))):
         read_config(tmp_path / "config.json")
@@ -345,60 +388,60 @@ def test_a_gpt2_with_another_tokenizer_keeps_it(theirs, tmp_path):
     tokenizer = load_transformers_tokenizer(theirs("llama"))
     gpt2(tmp_path, tokenizer)
     model, tok = load_pretrained(tmp_path)
-    assert isinstance(model, GPT) and tok.encode_ordinary(
+    assert isinstance(model, GPT) and tok.encode("Say the number") == tokenizer.encode(
         "Say the number"
-    ) == tokenizer.encode_ordinary("Say the number")
-    save_pretrained(model, tmp_path / "out", tokenizer=tok)
-    assert (
-        json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"]
-        == tok.eot_token
-        == 0
     )
+    save_pretrained(model, tok, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["eos_token_id"] == tok.eos_id == 0
     _, again = load_pretrained(tmp_path / "out")
     assert isinstance(again, TransformersTokenizer)
 
 
-def test_gpt2s_own_table_is_recognised(tmp_path):
-    "Written by Transformers' class from the same merges, it is loaded as ours, without Transformers."
-    ours = load_tokenizer(V)
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letter = {b: chr(b) for b in printable} | {
-        b: chr(256 + i)
-        for i, b in enumerate(b for b in range(256) if b not in printable)
-    }
-    words = [
-        "".join(letter[b] for b in ours.decode_single_token_bytes(i))
-        for i in range(V - 1)
-    ]
+def test_gpt2s_own_tokenizer_needs_no_transformers(tmp_path, monkeypatch):
+    "Written by Transformers' class from the same merges, it is read as ours."
+    ours = load_tokenizer("gpt2", V)
     gpt2(tmp_path, bos_token_id=V - 1, eos_token_id=V - 1)
-    (tmp_path / "vocab.json").write_text(
-        json.dumps({w: i for i, w in enumerate([*words, "<|endoftext|>"])})
-    )
-    assert load_pretrained(tmp_path)[1] is ours
-    (tmp_path / "vocab.json").write_text(
-        json.dumps(
-            {
-                w: i
-                for i, w in enumerate([words[1], words[0], *words[2:], "<|endoftext|>"])
-            }
-        )
-    )
-    # another table, and no merges
-    with pytest.raises(ValueError, match="no tokenizer that Transformers can load"):
-        load_pretrained(tmp_path)
+    vocab = {token: i for i, token in enumerate(ours.tokens())}
+    merges = [tuple(m.split(" ")) for m in ours.merges()]
+    theirs = transformers.GPT2Tokenizer(vocab=vocab, merges=merges)
+    theirs.save_pretrained(tmp_path)
+
+    def refuse(folder):
+        raise AssertionError("this tokenizer needs no Transformers")
+
+    monkeypatch.setattr("gpt_course.pretrained.load_transformers_tokenizer", refuse)
+    _, tokenizer = load_pretrained(tmp_path)
+    text = "Hello cab, naïve 三!"
+    assert tokenizer.encode(text) == ours.encode(text) == theirs.encode(text)
+
+
+def test_its_own_template_and_settings_can_be_kept(theirs, tmp_path):
+    model, tokenizer = load_pretrained(theirs("llama"))
+    tokenizer.hf.chat_template = "{{ messages[0]['content'] }}"
+    model.hf.generation_config.max_new_tokens = 7
+    save_pretrained(model, tokenizer, tmp_path, alpaca_template=False)
+    template = (tmp_path / "chat_template.jinja").read_text()
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    assert template == tokenizer.hf.chat_template
+    assert settings["max_new_tokens"] == 7
+    save_pretrained(model, tokenizer, tmp_path)
+    assert "### Instruction" in (tmp_path / "chat_template.jinja").read_text()
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    assert "max_new_tokens" not in settings and settings["eos_token_id"] == 0
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_the_same_command_fine_tunes_it(kind, theirs, tmp_path):
-    "Fine-tune, answer, evaluate and export by the command line; the result loads with Transformers alone."
+    "Fine-tune, answer, evaluate, export; the result loads with Transformers alone."
     from gpt_course.cli import main
 
     data, out = tmp_path / "data.json", tmp_path / "run"
     data.write_text(json.dumps(RECORDS))
     lora = (
-        ["--lora-rank", "2", "--lora-targets", "q_proj,v_proj"]
+        ["--lora-rank", "2", "--lora-target-modules", "q_proj,v_proj"]
         if kind == "llama"
-        else ["--checkpoint-activations"]
+        else ["--gradient-checkpointing"]
     )
     assert (
         main(
@@ -426,7 +469,10 @@ def test_the_same_command_fine_tunes_it(kind, theirs, tmp_path):
     assert (
         isinstance(model, TransformersModel)
         and [
-            r.text for r in respond(model, tokenizer, RECORDS[34:38], max_new_tokens=4)
+            r.text
+            for r in respond(
+                model, tokenizer, RECORDS[34:38], GenerationConfig(max_new_tokens=4)
+            )
         ]
         == answers
     )

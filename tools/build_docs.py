@@ -1,10 +1,17 @@
-"""Build the site into _docs/: with Quarto where it is installed, otherwise with smalldocs.
+"""Build the site into _docs/: with Quarto where it is installed, otherwise with
+smalldocs.
 
-Both read _quarto.yml and the notebooks as nbdev processes them. smalldocs needs neither Quarto
-nor network; its pages take KaTeX from a CDN when read, or from --katex, KaTeX's folder `dist`.
-"""
+Both read _quarto.yml and the notebooks as nbdev processes them. smalldocs needs neither
+Quarto nor network; its pages take KaTeX from a CDN when read, or from --katex, KaTeX's
+folder `dist`."""
 
-import argparse, os, re, shutil, subprocess, sys, tempfile
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,17 +49,25 @@ def with_quarto():
 
 
 def local_links(src, base):
-    "Make nbdev's links to symbols lead to the pages that smalldocs writes: `01_dataset.html`, not `dataset.html`"
-    pages = {f: f.read_text(encoding="utf-8") for f in src.rglob("*.ipynb")}
-    names = {
-        m[1]: f.stem + ".html"
-        for f, text in pages.items()
-        if (m := OUTPUT_FILE.search(text))
-    }
-    to_local = lambda m: names.get(m[1], m[1])
-    for f, text in pages.items():
+    """Make nbdev's links to symbols lead to the pages that smalldocs writes, seen from
+    the page they stand on: `../01_dataset.html`, not `dataset.html`
+    """
+    texts = {f: f.read_text(encoding="utf-8") for f in src.rglob("*.ipynb")}
+    pages = {}  # nbdev's name of a page, with its folder, to the one that is written
+    for f, text in texts.items():
+        if m := OUTPUT_FILE.search(text):
+            here = f.relative_to(src)
+            pages[here.with_name(m[1]).as_posix()] = here.with_suffix(".html")
+
+    for f, text in texts.items():
+        folder = f.relative_to(src).parent
+
+        def to_local(m, folder=folder):
+            page = pages.get(m[1])
+            return os.path.relpath(page, folder) if page else m[1]
+
         text = re.sub(
-            re.escape(base) + r"([\w.-]+\.html)", to_local, OUTPUT_FILE.sub("", text)
+            re.escape(base) + r"([\w./-]+\.html)", to_local, OUTPUT_FILE.sub("", text)
         )
         f.write_text(text, encoding="utf-8")
 

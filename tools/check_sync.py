@@ -1,10 +1,12 @@
 """Do notebooks and package agree, and are the notebooks clean?
 
-Exports and cleans a copy of the tree and compares every file with the original, byte for byte.
-The tree itself is only read, and git is not asked.
-"""
+Exports and cleans a copy of the tree and compares every file with the original, byte
+for byte. The tree itself is only read, and git is not asked."""
 
-import shutil, subprocess, sys, tempfile
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,8 +73,9 @@ def main():
             print(f"{name}: {fault}; run {remedy}")
     if wrong:
         sys.exit(
-            f"notebooks and package are out of step in {len(wrong)} of {len({*before, *after})} files. "
-            "Modules are generated: edit the notebook, then run nbdev_export and nbdev_clean"
+            f"notebooks and package are out of step in {len(wrong)} of "
+            f"{len({*before, *after})} files. Modules are generated: edit the "
+            "notebook, then run nbdev_export and nbdev_clean"
         )
     print(f"notebooks and package agree ({len(before)} files)")
 

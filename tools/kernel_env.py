@@ -1,4 +1,4 @@
-"The environment in which notebooks are executed, both to store their outputs and to test them"
+"The environment in which notebooks run, to store their outputs and to test them"
 
 import platform
 

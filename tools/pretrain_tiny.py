@@ -1,17 +1,28 @@
-"""Run all parts of `tiny`'s pretraining again, each with the code and the text of its own commit.
+"""Run all parts of `tiny`'s pretraining again, each with the code and the text of its
+own commit.
 
-    python tools/pretrain_tiny.py --out runs/tiny              # hours; interrupted, the same command goes on
-    python tools/pretrain_tiny.py --out runs/tiny --list       # only show the commands
+    python tools/pretrain_tiny.py --out runs/tiny          # hours; see below
+    python tools/pretrain_tiny.py --out runs/tiny --list   # only show the commands
 
-The parts stand in gpt_course/assets/tiny/pretraining.json. The same machine gives the same weights each time. They are not
-the shipped ones to the bit: part two was shortened while it ran (see its note there).
+Interrupted, the same command goes on.
+
+The parts stand in gpt_course/assets/tiny/pretraining.json. The same machine gives the
+same weights each time. They are not the shipped ones to the bit: part two was shortened
+while it ran (see its note there).
 """
 
-import argparse, json, os, shutil, subprocess, sys
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-import torch
-from gpt_course.pretrained import load_pretrained, save_pretrained
-from gpt_course.tiny.pretraining import mean_weights
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from gpt_course.checkpoints import save_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = ROOT / "gpt_course" / "assets" / "tiny" / "pretraining.json"
@@ -28,7 +39,7 @@ def checkout(commit, folder):
 
 
 def as_parts(folder):
-    "The first part was written before there were parts: let its record look like the later ones"
+    "The first part was written before there were parts: give it the later form"
     f = folder / "pretraining.json"
     made = json.loads(f.read_text())
     if "parts" in made:
@@ -41,11 +52,16 @@ def as_parts(folder):
 
 
 def mean_folder(new, old, folder):
-    "The mean of two parts' weights, with the log of the later one"
-    (a, tokenizer), (b, _) = load_pretrained(old), load_pretrained(new)
-    save_pretrained(mean_weights(a, b), folder, torch.float16, tokenizer)
-    for name in ("log.csv", "pretraining.json"):
-        shutil.copyfile(new / name, folder / name)
+    """The mean of two parts' weights, with all other files of the later one: what the
+    code of its commit wrote, the code of the next part's commit can read.
+    """
+    shutil.copytree(new, folder, dirs_exist_ok=True)
+    name = "model.safetensors"
+    with safe_open(new / name, "pt") as f:
+        metadata = f.metadata()
+    a, b = load_file(old / name), load_file(new / name)
+    mean = {n: ((a[n].float() + b[n].float()) / 2).to(b[n].dtype) for n in b}
+    save_tensors(folder / name, mean, metadata)
 
 
 def main():

@@ -3,11 +3,16 @@
     python tools/run_nbs.py                     all below nbs/, the main path first
     python tools/run_nbs.py nbs/02_batching.ipynb nbs/03_loaders.ipynb
 
-Cells that tests skip (`#| eval: false`, or the tag nbval-skip) are not run and keep what they show.
-A notebook is written when all of it ran; at the first error nothing of it is, and the rest waits.
-"""
+Cells that tests skip (`#| eval: false`, or the tag nbval-skip) are not run and keep
+what they show. A notebook is written when all of it ran; at the first error nothing of
+it is, and the rest waits."""
 
-import argparse, json, os, re, sys, time
+import argparse
+import json
+import os
+import re
+import sys
+import time
 from pathlib import Path
 
 from kernel_env import set_kernel_env
@@ -25,7 +30,9 @@ def is_skipped(cell):
 
 
 def stable_widget_ids(nb):
-    "Number the random ids of widgets in the order in which the notebook shows them; drop widgets it does not show"
+    """Number the random ids of widgets in the order in which the notebook shows them;
+    drop widgets it does not show
+    """
     state = nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
     order, queue = {}, re.findall(r'"model_id": "([0-9a-f]{32})"', json.dumps(nb.cells))
     while queue:

@@ -1,13 +1,15 @@
-"""Make the tables that come from WordNet 3.0: clauses, example sentences, definitions, synonyms and antonyms.
+"""Make the tables that come from WordNet 3.0: clauses, example sentences, definitions,
+synonyms and antonyms.
 
     pip install lemminflect wordfreq                           # and Debian's package wordnet-base, or WordNet 3.0 itself
     python tools/wordnet_tables.py --wordnet /usr/share/wordnet
 
-Writes gpt_course/assets/encyclopedia/wordnet_*.txt. Same versions, same files. Nothing is taken but what common words
-make up (see `common`), and nothing that a reader would rather not meet (see `UNFIT`).
-"""
+Writes gpt_course/assets/encyclopedia/wordnet_*.txt. Same versions, same files. Nothing
+is taken but what common words make up (see `common`), and nothing that a reader would
+rather not meet (see `UNFIT`)."""
 
-import argparse, re
+import argparse
+import re
 from pathlib import Path
 
 from lemminflect import getInflection
