@@ -1,10 +1,13 @@
-"""Look at dist/ as a stranger would: is everything in it, and does it say what it
-needs?
+"""Look at what was built as a stranger would: is everything in it, and does it say what
+it needs?
+
+    python tools/check_dist.py            # the wheel and the source archive in dist/
+    python tools/check_dist.py FOLDER     # those in another folder
 
 Every file of the package lies in the wheel and in the source archive, and the command
 in the wheel. What a shipped notebook imports at its top comes with the package or with
-its extra `lab`. No link of the description is relative to a repository that PyPI has
-not."""
+its extra `lab`. No link of the description is relative, since PyPI has no repository.
+"""
 
 import ast
 import json
@@ -21,12 +24,12 @@ HIDDEN = ("__pycache__", ".ipynb_checkpoints", ".DS_Store")
 IMPORTED_AS = {"huggingface-hub": "huggingface_hub", "rouge-score": "rouge_score"}
 
 
-def only(pattern):
-    found = sorted((ROOT / "dist").glob(pattern))
+def only(folder, pattern):
+    found = sorted(folder.glob(pattern))
     if len(found) != 1:
         sys.exit(
-            f"need one dist/{pattern}, found {len(found)}; "
-            "empty dist/ and run python -m build"
+            f"need one {folder}/{pattern}, found {len(found)}; "
+            "empty the folder and run python -m build"
         )
     return found[0]
 
@@ -94,8 +97,9 @@ def wheel_faults(wheel, wanted):
 
 
 def main():
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist"
     wanted = package_files()
-    wheel, sdist = only("*.whl"), only("*.tar.gz")
+    wheel, sdist = only(folder, "*.whl"), only(folder, "*.tar.gz")
     faults, lectures = wheel_faults(wheel, wanted)
     with tarfile.open(sdist) as t:
         in_sdist = {n.partition("/")[2] for n in t.getnames()}

@@ -62,10 +62,12 @@ def run(command, cwd, **kw):
 
 def build(folder):
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT],
+        [sys.executable, "-m", "build", "--outdir", folder, ROOT],
         check=True,
         stdout=subprocess.DEVNULL,
     )
+    check = [sys.executable, ROOT / "tools" / "check_dist.py", folder]
+    subprocess.run(check, check=True)
     [wheel] = Path(folder).glob("*.whl")
     return wheel
 
