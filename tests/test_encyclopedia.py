@@ -19,7 +19,6 @@ from gpt_course.dataset import (
     load_records,
     split_records,
 )
-from gpt_course.evaluation import words
 from gpt_course.files import ASSETS, cache_dir
 from gpt_course.model import GPTConfig
 from gpt_course.tiny import encyclopedia, pretraining
@@ -234,6 +233,11 @@ def kept(documents, docs):
         yield doc
 
 
+def shares(part):
+    "Practice sheets and plain texts for each other document, and how much prose."
+    return part.get("sheets", 0), part.get("plain", 0), part.get("prose", 1)
+
+
 @pytest.fixture(scope="session")
 def parts():
     """The documents of each part of the long run that this code made, and their token
@@ -244,8 +248,7 @@ def parts():
     tokens = 3900 * 8 * TINY.n_positions + 1
     for part in PARTS or [dict(seed=2, tokens=tokens, focus_rows=FOCUS_ROWS)]:
         docs = []
-        sheets = part.get("sheets", 0)
-        found = part_documents(ENC, part["seed"], part["focus_rows"], sheets)
+        found = part_documents(ENC, part["seed"], part["focus_rows"], *shares(part))
         ids = encode_documents(kept(found, docs), tokenizer, part["tokens"])
         out.append((part, docs, ids))
     return out
@@ -269,7 +272,7 @@ def test_the_shipped_model_was_trained_on_this_text(parts):
                 5000,
                 part["seed"],
                 part["focus_rows"],
-                part.get("sheets", 0),
+                *shares(part),
             )
             == ids[:5000]
         ).all()
@@ -314,6 +317,11 @@ REACH, LEAST = 200, 4
 _QUOTED = re.compile(r"""(?:^|[\s(:])['"‘“](.+?)['"’”](?=[\s.,:;?!)]|$)""")
 # between two words: a sentence or a quoted part ends
 _CUT = re.compile(r"""[.?!:;"“”‘()\n]|\s['’]|['’]\s|^'|'$""")
+
+
+def words(text):
+    "Letters and digits only: what a text can be searched by, with its places."
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 def prompts_of(record):
