@@ -9,27 +9,29 @@ import reprlib
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 from torch import nn
 from torch.utils.data import DataLoader
 
+from .accidents import plain_errors
+from .callbacks import ProgressBar
 from .dataset import Record, Records, Splits, validate_records
 from .evaluation import respond_by_mbr, score_responses
 from .files import as_path
-from .finetuning import ProgressBar, evaluate_loss
+from .finetuning import evaluate_loss
 from .finetuning import finetune as run_loop
 from .generation import stream
 from .history import History
 from .loaders import InstructionDataset, Loaders, make_loader, make_loaders
-from .lora import add_lora, merge_lora, remove_lora
+from .lora import LoRALinear, add_lora, merge_lora, remove_lora
 from .memory import bf16_fault, return_freed_memory
 from .model import GPT, count_parameters
 
 # %% auto #0
-__all__ = ['Model', 'load', 'as_model', 'finetune', 'evaluate']
+__all__ = ['Several', 'Model', 'load', 'as_model', 'finetune', 'evaluate']
 
 # %% ../nbs/reference/api.ipynb #api-003-b
 from .pretrained import load_pretrained, pick_device, save_pretrained
@@ -64,7 +66,28 @@ def _generation(
     [config] = split_options(options, GenerationConfig)
     return config
 
+# %% ../nbs/reference/api.ipynb #api-009-b
+def _pieces(
+    network: CausalLM,
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    config: GenerationConfig,
+) -> Iterator[str]:
+    "The text of an answer, piece by piece."
+    ids, shown = [], ""
+    for token in stream(network, prompt, tokenizer.eos_id, config):
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        if not text.endswith("\ufffd"):  # half a character: wait for the other tokens
+            yield text[len(shown) :]
+            shown = text
+    yield tokenizer.decode(ids)[len(shown) :]
+
 # %% ../nbs/reference/api.ipynb #api-010
+# not `Sequence`, which a text is, too
+Several = list[str] | list[Record] | list[str | Record] | tuple[str | Record, ...]
+
+
 @dataclass(repr=False)
 class Model:
     "A network and its tokenizer: `respond` asks it, `save` keeps it."
@@ -73,23 +96,33 @@ class Model:
     tokenizer: Tokenizer  # the one that belongs to the network
     name: str = ""  # what it was loaded by
 
+    def __post_init__(self):
+        ids, rows = self.tokenizer.vocab_size, self.network.config.vocab_size
+        if ids > rows:
+            raise ValueError(
+                f"tokenizer has {ids:,} ids, and the model has a vocabulary of "
+                f"{rows:,}; they do not belong together; give the model's own tokenizer"
+            )
+
     @overload
     def respond(self, records: str | Record, **generation: Any) -> str: ...
 
     @overload
-    def respond(
-        self, records: list[str] | list[Record], **generation: Any
-    ) -> list[str]: ...
+    def respond(self, records: Several, **generation: Any) -> list[str]: ...
 
+    @plain_errors()
     def respond(
         self,
         # an instruction as a text, a record with `instruction` and perhaps `input`,
-        # or a list of either
-        records: str | Record | list[str] | list[Record],
+        # or several of them, also mixed
+        records: str | Record | Several,
         # fields of `GenerationConfig`: `max_new_tokens`, `temperature`, …
         **generation: Any,
     ) -> str | list[str]:  # one answer, or a list of them in the order of the records
-        "Answer one instruction or many; `ValueError` if a prompt is too long."
+        """Answer one instruction or many; `ValueError` if a prompt is too long.
+
+        `generation` takes the fields of `GenerationConfig`.
+        """
         config = _generation(generation)
         found = respond(self.network, self.tokenizer, records, config)
         texts = [response.text for response in found]
@@ -100,13 +133,16 @@ class Model:
         record: str | Record,  # a text, or a record with `instruction`
         **generation: Any,  # fields of `GenerationConfig`
     ) -> Iterator[str]:  # pieces that make up the answer
-        "Answer one instruction, piece by piece as the answer is written."
+        """Answer one instruction, piece by piece as the answer is written.
+
+        `generation` takes the fields of `GenerationConfig`.
+        """
         config = _generation(generation)
         if not isinstance(record, (str, dict)):
             raise _wrong("record", record, "one text, or one record")
         context = self.network.config.n_positions
         [prompt] = encode_prompts(record, self.tokenizer, context)
-        return _pieces(self, prompt, config)
+        return _pieces(self.network, self.tokenizer, prompt, config)
 
     def save(
         self,
@@ -120,21 +156,11 @@ class Model:
         size = count_parameters(self.network)
         return f"Model({self.name or 'unnamed'}, {size:,} parameters, on {device})"
 
-
-def _pieces(model: Model, prompt: list[int], config: GenerationConfig) -> Iterator[str]:
-    ids, shown = [], ""
-    for token in stream(model.network, prompt, model.tokenizer.eos_id, config):
-        ids.append(token)
-        text = model.tokenizer.decode(ids)
-        if not text.endswith("\ufffd"):  # half a character: wait for the other tokens
-            yield text[len(shown) :]
-            shown = text
-    yield model.tokenizer.decode(ids)[len(shown) :]
-
 # %% ../nbs/reference/api.ipynb #api-011
+@plain_errors()
 def load(
-    # `tiny`, `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, `hf:OWNER/NAME`, or the
-    # path of a model folder
+    # `tiny`, `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, `smollm2`,
+    # `hf:OWNER/NAME`, or the path of a model folder
     name: str | Path = "tiny",
     device: str = "auto",  # `auto`, `cpu`, `cuda` or `mps`
 ) -> Model:
@@ -229,6 +255,24 @@ def _refuse_idle(
                 f"settled; leave {name} out, or give records"
             )
 
+# %% ../nbs/reference/api.ipynb #api-017-c
+def _check_ids(
+    argument: str,  # its name
+    dataset: object,  # of a loader; those of others are not looked into
+    model: Model,
+) -> None:
+    "Was the data encoded for this model? An id too high would end as an `IndexError`."
+    if not isinstance(dataset, InstructionDataset):
+        return
+    rows = model.network.config.vocab_size
+    texts = [ids for example in dataset.examples for ids in example]
+    highest = max(max(ids, default=0) for ids in [[dataset.eos_id], *texts])
+    if highest >= rows:
+        raise ValueError(
+            f"{argument} has the token {highest}, and the model has a vocabulary of "
+            f"{rows}; make the loaders with the model's own tokenizer"
+        )
+
 # %% ../nbs/reference/api.ipynb #api-018
 def _as_loaders(
     data: object,
@@ -242,6 +286,7 @@ def _as_loaders(
         for name, loader in zip(Loaders._fields, data, strict=True):
             if not isinstance(loader, DataLoader):
                 raise _wrong(f"data.{name}", loader, "a DataLoader from make_loader")
+            _check_ids(f"data.{name}", loader.dataset, model)
         return data
     if isinstance(data, Splits):
         _refuse_idle(settings, ("split_seed",), data)
@@ -261,10 +306,18 @@ def _as_loaders(
 # %% ../nbs/reference/api.ipynb #api-021
 def _claim(
     out: str | Path | None,  # the folder that was asked for
+    network: CausalLM,  # what will be saved there
 ) -> Path | None:
-    "Refuse a folder with files in it now, not after an hour of training."
+    "Refuse now, not after an hour of training, what could not be saved."
     if out is None:
         return None
+    if not isinstance(network, (GPT, TransformersModel)):
+        raise _wrong("model", network, "a GPT or a Transformers model, or no out")
+    if any(isinstance(module, LoRALinear) for module in network.modules()):
+        raise ValueError(
+            "model has LoRA layers, which nobody would read from out; call "
+            "remove_lora(merge_lora(network)) first, or use save_adapter afterwards"
+        )
     run = Run(out)
     if found := run.files():
         raise ValueError(
@@ -306,6 +359,7 @@ def _train(
     return History(rows)
 
 # %% ../nbs/reference/api.ipynb #api-022
+@plain_errors()
 def finetune(
     # a Model (from `load`), our GPT, or a causal language model of Transformers;
     # trained in place
@@ -323,10 +377,14 @@ def finetune(
     # (`epochs`, `lr`, …) and `LoraConfig` (`lora_rank`, …)
     **settings: Any,
 ) -> History:  # rows that plot themselves
-    "Fine-tune a model on instruction records; `ValueError` names a wrong argument."
+    """Fine-tune a model on instruction records; `ValueError` names a wrong argument.
+
+    `settings` takes the fields of `DataConfig` (but `data`), `TrainConfig` and
+    `LoraConfig`.
+    """
     model = as_model(model, tokenizer)
     _, train, lora = split_options(settings, DataConfig, TrainConfig, LoraConfig)
-    folder = _claim(out)
+    folder = _claim(out, model.network)
     loaders = _as_loaders(data, model, settings, train.seed)
     history = _train(model, loaders, train, lora, progress)
     if folder is not None:
@@ -350,6 +408,7 @@ def _to_score(
     return validate_records(records, "records")
 
 
+@plain_errors()
 def evaluate(
     model: Model | CausalLM | nn.Module,  # as for `finetune`
     records: list[Record],  # with the wanted answers, such as `data.test`
@@ -363,17 +422,22 @@ def evaluate(
     # fields of `GenerationConfig`: `max_new_tokens`, `temperature`, …
     **generation: Any,
 ) -> Scores:  # also has `intervals`, and the answers as `responses`
-    "Answer records and score the answers, with the loss."
+    """Answer records and score the answers, with the loss.
+
+    `generation` takes the fields of `GenerationConfig`.
+    """
     model, records = as_model(model, tokenizer), _to_score(records)
     network, tokenizer = model.network, model.tokenizer
-    config = _generation(generation)
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; need at least 1")
+    if type(samples) is not int or samples < 1:
+        raise ValueError(f"samples is {samples!r}; need at least 1")
     if samples == 1:
+        config = _generation(generation)
         responses = respond(network, tokenizer, records, config, progress=progress)
     else:
-        config = replace(config, temperature=config.temperature or 0.8)
-        responses = respond_by_mbr(network, tokenizer, records, samples, config)
+        config = _generation({"temperature": 0.8} | generation)
+        responses = respond_by_mbr(
+            network, tokenizer, records, samples, config, progress=progress
+        )
     # a wanted answer that is too long for the model is no reason to stop
     dataset = InstructionDataset(
         records, tokenizer, network.config.n_positions, "truncate"

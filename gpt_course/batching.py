@@ -13,7 +13,7 @@ import torch
 from .dataset import render_prompt
 from .files import some
 from .protocols import Tokenizer
-from .settings import ON_OVERFLOW
+from .settings import ON_OVERFLOW, DataConfig
 
 # %% auto #0
 __all__ = ['Example', 'IGNORE_INDEX', 'encode_record', 'Batch', 'collate_examples', 'LengthReport', 'length_report',
@@ -48,7 +48,6 @@ def collate_examples(
     examples: list[Example],  # B pairs `(prompt_ids, response_ids)`, no end token yet
     eos_id: int,  # ends every response, and fills the padding
     max_length: int | None = None,  # longest row kept, in tokens; `None`: no limit
-    ignore_index: int = IGNORE_INDEX,  # target id the loss skips
     # `False`: also learn to write the prompt, all of it but its first token
     completion_only_loss: bool = True,
 ) -> Batch:
@@ -66,7 +65,7 @@ def collate_examples(
             )
     T = min(longest, limit)
     input_ids = torch.full((len(rows), T), eos_id, dtype=torch.long)
-    targets = torch.full((len(rows), T), ignore_index, dtype=torch.long)
+    targets = torch.full((len(rows), T), IGNORE_INDEX, dtype=torch.long)
     for i, (row, (prompt, _)) in enumerate(zip(rows, examples)):
         n = min(len(row) - 1, T)  # positions this example fills
         # the last prompt token predicts the first response token
@@ -123,7 +122,7 @@ def fit_examples(
     examples: list[Example],  # pairs `(prompt_ids, response_ids)`
     max_length: int,  # context of the model, in tokens
     # what to do with rows that are too long: `error`, `drop` or `truncate`
-    on_overflow: str = "error",
+    on_overflow: str = DataConfig.on_overflow,
     # the examples kept, and their indices in `examples`
 ) -> tuple[list[Example], list[int]]:
     """Leave out rows that are too long, or refuse them.

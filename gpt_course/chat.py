@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import nearest, say
+from .console import nearest
 from .files import as_path, write_json
-from .settings import GenerationConfig, split_options
+from .settings import GenerationConfig
+from .terminal import say, show
 
 if TYPE_CHECKING:
     from gpt_course.api import Model
@@ -28,18 +29,24 @@ def print_answer(
     input: str = "",  # the text that the instruction is about
     **generation: Any,  # fields of `GenerationConfig`
 ) -> str:  # the answer, whole
-    "Print one answer as it comes; `ValueError` if the instruction is too long."
+    """Print one answer as it comes; `ValueError` if the instruction is too long.
+
+    `generation` takes the fields of `GenerationConfig`.
+    """
     answer = ""
     record = {"instruction": instruction, "input": input}
     for piece in model.stream(record, **generation):
-        print(piece, end="", flush=True)
+        show(piece, end="")
         answer += piece
-    print()
+    show("")
     return answer.strip()
 
 # %% ../nbs/reference/chat.ipynb #chat-009
 class Chat:
-    "A chat whose turns know nothing of each other."
+    """A chat whose turns know nothing of each other.
+
+    `generation` takes the fields of `GenerationConfig`.
+    """
 
     def __init__(
         self,
@@ -83,11 +90,11 @@ def _set_input(chat: Chat, rest: str) -> None:
 
 def _set_temperature(chat: Chat, rest: str) -> None:
     try:
-        split_options({"temperature": float(rest)}, GenerationConfig)
+        wanted = GenerationConfig(temperature=float(rest))
     except ValueError:
-        needed = "need a number of at least 0"
-        raise ValueError(f"temperature is {rest!r}; {needed}") from None
-    chat.generation |= {"temperature": float(rest)}
+        needed = "a number of at least 0"
+        raise ValueError(f"temperature is {rest!r}; need {needed}") from None
+    chat.generation["temperature"] = wanted.temperature
 
 
 def _save(chat: Chat, rest: str) -> None:
@@ -96,7 +103,10 @@ def _save(chat: Chat, rest: str) -> None:
     path = as_path(rest)
     if path.exists() and path not in chat.saved:
         raise ValueError(f"{path}: is there already; nothing was changed")
-    write_json(path, chat.turns)
+    try:
+        write_json(path, chat.turns)
+    except OSError as e:  # a full disk is no reason to lose the turns
+        raise ValueError(str(e)) from None
     chat.saved.add(path)
     say(f"{len(chat.turns)} turns written to {path}, as records")
 
@@ -116,9 +126,13 @@ _COMMANDS: dict[str, Callable[[Chat, str], None]] = {
 # %% ../nbs/reference/chat.ipynb #chat-016
 def chat_until_end(
     model: Model,  # who answers
-    **generation: Any,  # fields of `GenerationConfig`
+    # fields of `GenerationConfig`
+    **generation: Any,
 ) -> None:
-    "Answer one line after another from stdin, until `/quit` or the end (Ctrl-D)."
+    """Answer one line after another from stdin, until `/quit` or the end (Ctrl-D).
+
+    `generation` takes the fields of `GenerationConfig`.
+    """
     with contextlib.suppress(ImportError):  # Windows has none
         import readline  # noqa: F401
     chat, typed = Chat(model, **generation), sys.stdin.isatty()

@@ -5,9 +5,10 @@
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-003
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .protocols import Network
 
 # %% auto #0
 __all__ = ['save_tensors', 'weights_path', 'StoredTensor', 'read_header', 'stored_tensors', 'save_checkpoint', 'checkpoint_state',
-           'load_checkpoint']
+           'load_checkpoint', 'checked_rows', 'weights_sha256']
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-006
 def save_tensors(
@@ -316,3 +317,38 @@ def load_checkpoint(
             optimizer.state = old
         raise
     return state
+
+# %% ../nbs/reference/checkpoints.ipynb #checkpoints-027-b
+def _is_row(row: Any, columns: tuple[str, ...], step: int) -> bool:
+    if not isinstance(row, dict) or tuple(row) != columns or row["step"] != step:
+        return False
+    return all(isinstance(value, (int, float, type(None))) for value in row.values())
+
+
+def checked_rows(
+    path: str | Path,  # the checkpoint, for the message
+    rows: Any,  # as it was read there
+    columns: tuple[str, ...],  # what each row has; the first is `step`
+    total_steps: int,  # of the whole run
+) -> list[Any]:  # the rows
+    "Rows of the steps from 0 on, without a gap; `ValueError` if they are not that."
+    if isinstance(rows, list) and 0 < len(rows) <= total_steps + 1:
+        if all(_is_row(row, columns, step) for step, row in enumerate(rows)):
+            return rows
+    raise ValueError(
+        f"{path}: its rows are not those of steps 0 to at most {total_steps}; "
+        "remove it to begin again, or restore a copy"
+    )
+
+# %% ../nbs/reference/checkpoints.ipynb #checkpoints-029
+def weights_sha256(
+    parameters: Iterable[torch.Tensor],  # of a model, in its order
+) -> str:  # hexadecimal; empty where there are no parameters
+    "Which weights are these? Their types, shapes and numbers decide."
+    digest, count = hashlib.sha256(), 0
+    for p in parameters:
+        digest.update(f"{p.dtype} {tuple(p.shape)}".encode())
+        numbers = p.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(numbers.numpy().data)
+        count += 1
+    return digest.hexdigest() if count else ""

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from functools import partial
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import gpt_course
+from .accidents import Boundary
 from .chat import chat_until_end, print_answer
 from gpt_course.console import (
     Command,
@@ -21,7 +20,6 @@ from gpt_course.console import (
     add_settings,
     plain_help,
     print_json,
-    say,
     show_run,
     show_scores,
 )
@@ -38,10 +36,13 @@ from .runs import RunConfig, run_finetune
 from gpt_course.settings import (
     DataConfig,
     GenerationConfig,
+    JudgeConfig,
     LoraConfig,
     TrainConfig,
     field_help,
+    split_options,
 )
+from .terminal import say, show
 
 if TYPE_CHECKING:
     from gpt_course.dataset import Records
@@ -107,6 +108,9 @@ COMMANDS["finetune"] = Command(
         "--out runs/first": "the built-in model and data, a few minutes",
         "--model gpt2 --data mine.json --lora-rank 8 --out runs/mine": (
             "GPT-2 on records of yours, with LoRA"
+        ),
+        "--model smollm2 --lora-rank 8 --gradient-checkpointing": (
+            "a Llama of 135 million parameters, in 2 GB of memory"
         ),
     },
 )
@@ -205,34 +209,32 @@ def evaluate_command(
     part: str | None,  # one of `PARTS`; without it: test, or all of a file
     split_seed: int | None,  # as in training; without it, file order
     samples: int,  # answers drawn for each record; 1: the one answer
-    judge: str | None,  # address of an OpenAI-compatible endpoint
-    judge_model: str | None,  # the name that it knows
     device: str,  # `auto`, `cpu`, `cuda` or `mps`
     as_json: bool,  # print the scores as JSON, and nothing else
-    **generation: Any,  # fields of `GenerationConfig`
+    **options: Any,  # fields of `GenerationConfig` and `JudgeConfig`
 ) -> None:
     "`gpt-course evaluate`: scores of a model on records."
     from gpt_course.api import evaluate, load
-    from gpt_course.evaluation import ask_endpoint, judge_responses
+    from gpt_course.evaluation import judge_responses
+    from gpt_course.judge import open_judge
 
-    if bool(judge) != bool(judge_model):
-        raise ValueError(
-            "--judge and --judge-model belong together; give the address and the "
-            "model's name there"
-        )
+    generation, judging = split_options(options, GenerationConfig, JudgeConfig)
     if samples < 1:
         raise ValueError(f"--samples is {samples}; need at least 1")
     records = choose_part(data, part, split_seed)
+    judge = open_judge(judging, model, say)
     loaded = load(model, device)
-    ask = partial(ask_endpoint, judge or "", judge_model or "")
     if judge:
-        ask("Say hi.")  # is it there? Better to know before the long wait
+        judge.greet()
     say(f"answering {len(records)} records of {data} …")
-    scores = evaluate(loaded, records, samples=samples, **generation)
+    scores = evaluate(loaded, records, samples=samples, **asdict(generation))
     found = dict(scores) | {"intervals": scores.intervals}
     if judge:
         say(str(scores))  # they stay, even if the judge fails half-way
-        found |= judge_responses(records, scores.responses, ask).summary()
+        judgement = judge_responses(records, scores.responses, judge)
+        found |= judgement.summary()
+        if not judgement.readable:
+            say(f"no reply has a grade; the first: {judgement.replies[0][:500]!r}")
     if as_json:
         print_json(found)
     else:
@@ -247,16 +249,13 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     _device(parser)
     _json(parser)
     _answers(parser)
-    about = "Several answers to choose from, or grades by another model."
+    about = "Several answers to choose from."
     group = parser.add_argument_group("more", about)
     help = "draw N answers to each record, score the one most like the others"
     group.add_argument(
         "--samples", type=int, default=1, metavar="N", help=f"{help} (default: 1)"
     )
-    help = "OpenAI-compatible endpoint that grades, as http://localhost:11434/v1"
-    group.add_argument("--judge", metavar="URL", help=help)
-    help = "the name of the model that grades there"
-    group.add_argument("--judge-model", metavar="NAME", help=help)
+    add_settings(parser, JudgeConfig, title="a judge")
 
 
 COMMANDS["evaluate"] = Command(
@@ -301,9 +300,9 @@ def export_command(
         license=license,
         overwrite=overwrite,
     )
-    print(f"written: {written}")
+    show(f"written: {written}")
     if push:
-        print(f"uploaded: {push_to_hub(out, push, private=not public)}")
+        show(f"uploaded: {push_to_hub(out, push, private=not public)}")
 
 # %% ../nbs/reference/cli.ipynb #cli-041
 def _export_options(parser: argparse.ArgumentParser) -> None:
@@ -345,9 +344,9 @@ def lab_command(
     added, kept = copy_lectures(folder)
     if kept:
         new = some([path.as_posix() for path in added], sep=", ") or "none"
-        print(f"{folder}: {len(kept)} notebooks are as you left them; new: {new}")
+        show(f"{folder}: {len(kept)} notebooks are as you left them; new: {new}")
     else:
-        print(f"{folder}: {len(added)} notebooks; START.md says where to begin")
+        show(f"{folder}: {len(added)} notebooks; START.md says where to begin")
     return None if copy_only else open_lab(folder)
 
 
@@ -401,26 +400,20 @@ def make_parser() -> Parser:
 # %% ../nbs/reference/cli.ipynb #cli-048
 def main(
     argv: Sequence[str] | None = None,  # default: what the program was called with
-) -> int:  # exit code: 0, 2 for a mistake in what was given, 130 if interrupted
+    # exit code: 0; 2 for a mistake in what was given, a full disk and the like; 1 for a
+    # fault of this program; 130, 143 or 129 if stopped by SIGINT, SIGTERM or SIGHUP
+) -> int:
     "Entry point of `gpt-course`."
-    # a terminal or pipe that lacks a character shows `?` for it
-    for output in (sys.stdout, sys.stderr):
-        if isinstance(output, io.TextIOWrapper):
-            output.reconfigure(errors="replace")
-    options = make_parser().read(sys.argv[1:] if argv is None else argv, COMMANDS)
-    name = options.pop("command")
-    if name is None:
-        make_parser().print_help()
-        return 0
-    try:
-        return COMMANDS[name].run(**options) or 0
-    except (ValueError, FloatingPointError, OSError) as e:
-        say(f"gpt-course {name}: {e}")
-        return 2
-    except KeyboardInterrupt:
-        go_on = "; the same command with --resume goes on from the last checkpoint"
-        say(f"\ngpt-course {name}: interrupted{go_on if name == 'finetune' else ''}")
-        return 130
+    with Boundary("gpt-course") as boundary:
+        parser = make_parser()
+        options = parser.read(sys.argv[1:] if argv is None else argv, COMMANDS)
+        name = options.pop("command")
+        if name is None:
+            parser.print_help()
+        else:
+            boundary.program = f"gpt-course {name}"
+            boundary.code = COMMANDS[name].run(**options) or 0
+    return boundary.code
 
 
 # `python -m gpt_course.cli`; in a notebook there is no file

@@ -17,13 +17,14 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from .run_folder import Run
 from .settings import field_help
+from .terminal import show, visible
 
 if TYPE_CHECKING:
     from gpt_course.scores import Scores
 
 # %% auto #0
-__all__ = ['plain_help', 'add_settings', 'nearest', 'say', 'Parser', 'Command', 'paint', 'score_table', 'answer_lines',
-           'show_run', 'show_scores', 'print_json']
+__all__ = ['plain_help', 'add_settings', 'nearest', 'Parser', 'Command', 'paint', 'score_table', 'answer_lines', 'show_run',
+           'show_scores', 'print_json']
 
 # %% ../nbs/reference/console.ipynb #console-006
 def plain_help(
@@ -78,13 +79,6 @@ def nearest(
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {found[0]}?" if found else ""
 
-
-def say(
-    message: str,  # what a person reads while waiting
-) -> None:
-    "Print to stderr, at once."
-    print(message, file=sys.stderr, flush=True)
-
 # %% ../nbs/reference/console.ipynb #console-012-e
 class Parser(argparse.ArgumentParser):
     "A parser whose errors are one line, and exit code 2."
@@ -94,6 +88,7 @@ class Parser(argparse.ArgumentParser):
         message: str,  # what is wrong
     ) -> NoReturn:
         "Say what is wrong and where more can be read, and end."
+        message = visible(message, sys.stderr)
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def read(
@@ -153,8 +148,10 @@ def paint(
     file: IO[str] | None = None,  # where it will be printed; stdout
 ) -> str:
     "The text in a style, where a terminal shows it."
-    on_terminal = (file or sys.stdout).isatty() and os.environ.get("TERM") != "dumb"
-    if not on_terminal or os.environ.get("NO_COLOR"):
+    text, stream = visible(text, file), file or sys.stdout
+    on_terminal = stream is not None and stream.isatty()
+    plain = os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR")
+    if not on_terminal or plain:
         return text
     return f"\033[{_STYLES[style]}m{text}\033[0m"
 
@@ -197,7 +194,8 @@ def answer_lines(
     from gpt_course.evaluation import exact_match
 
     def short(text: str) -> str:
-        return textwrap.shorten(text, width, placeholder=" …") or "(empty)"
+        text = textwrap.shorten(text, width, placeholder=" …") or "(empty)"
+        return visible(text)
 
     right, answer = exact_match(row["response"], row["output"]), short(row["response"])
     lines = [
@@ -219,8 +217,8 @@ def show_run(
     print(f"\n{score_table(metrics, compared)}\n")
     for row in _three(compared):
         print(answer_lines(row))
-    print(f"\nall answers, losses and settings: {run.report}")
-    print(f"talk to it: gpt-course chat {run.folder}")
+    show(f"\nall answers, losses and settings: {run.report}")
+    show(f"talk to it: gpt-course chat {run.folder}")
 
 # %% ../nbs/reference/console.ipynb #console-021
 def show_scores(
@@ -246,4 +244,4 @@ def print_json(
     value: dict[str, Any],  # anything JSON can hold
 ) -> None:
     "Print JSON to stdout."
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    show(json.dumps(value, indent=2, ensure_ascii=False))

@@ -11,7 +11,6 @@ import math
 import random
 import re
 import sys
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .files import ASSETS, as_path, cache_dir, some
+from .normalize import words as words_of
 
 # %% auto #0
 __all__ = ['Record', 'FIELDS', 'LECTURE_URL', 'LECTURE_SHA256', 'RecordError', 'Records', 'validate_records', 'load_records',
@@ -234,16 +234,39 @@ class Splits(NamedTuple):
     val: Records  # looked at during training, to see whether it learns too much
     test: Records  # looked at once, at the end
 
+# %% ../nbs/01_dataset.ipynb #01-dataset-023-b
+def _own_parts(records: Sequence[Record]) -> Splits | None:
+    "The parts that the records name in their field `part`, if they do."
+    named = [record.get("part") for record in records]
+    found = [name for name in Splits._fields if name in named]
+    odd = [n for n, name in enumerate(named) if name not in found]
+    if found and odd:
+        raise ValueError(
+            f"record {odd[0] + 1}: field 'part' is {named[odd[0]]!r}, but others have "
+            f"{found[0]!r}; give train, val or test to every record, or to none"
+        )
+    if len(found) < 2:
+        return None  # no part is named, or all records are of one
+    if len(found) < 3:
+        raise ValueError(
+            f"field 'part': the records name only {' and '.join(found)}; "
+            "need train, val and test, or no such field"
+        )
+    pairs = list(zip(named, records, strict=True))
+    return Splits(*(Records(r for p, r in pairs if p == name) for name in found))
 
+# %% ../nbs/01_dataset.ipynb #01-dataset-023-d
 def split_records(
     records: Sequence[Record],  # at least three
     train: float = 0.85,  # portion for training
     test: float = 0.10,  # portion for the final test; the rest is for validation
-    # shuffles the records first; without it, they are split in file order: first
+    # shuffles the records first; without it, portions are cut in file order: first
     # training, then test, then validation
     seed: int | None = None,
 ) -> Splits:
-    "Split by portion; each part has at least one record."
+    """The parts that the records name in their field `part`; if they name none, or one
+    only: parts by portion. Each has at least one record.
+    """
     numbers = all(isinstance(portion, (int, float)) for portion in (train, test))
     if not numbers or not (0 < train and 0 < test and train + test < 1):
         raise ValueError(
@@ -252,6 +275,14 @@ def split_records(
         )
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise ValueError(f"seed is {seed!r}; need a whole number, or None")
+    own = _own_parts(records)
+    if own and (seed, train, test) == (None, 0.85, 0.10):
+        return own
+    if own:
+        raise ValueError(
+            "the records name their parts themselves, in the field 'part'; leave seed "
+            "and portions out, or remove the field"
+        )
     n = len(records)
     if n < 3:
         raise ValueError(f"{n} records cannot be split into 3 parts; need at least 3")
@@ -270,13 +301,9 @@ def split_records(
 # %% ../nbs/01_dataset.ipynb #01-dataset-026
 def prompt_words(
     record: Record,  # needs `instruction`; `input` may be empty or absent
-) -> tuple[str, ...]:  # lower-case words and numbers, in order
+) -> tuple[str, ...]:  # lower-case words, numbers and signs that carry meaning
     "What is compared: instruction and input, without case, punctuation and spacing."
-    text = f"{record['instruction']} {record.get('input', '')}"
-    text = unicodedata.normalize("NFKC", text.casefold())
-    # letters, their marks and numbers, of every script
-    kept = [c if unicodedata.category(c)[0] in "LMN" else " " for c in text]
-    return tuple("".join(kept).split())
+    return tuple(words_of(f"{record['instruction']}\n{record.get('input', '')}"))
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-026-d
 class _NearPrompts:

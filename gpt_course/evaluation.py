@@ -5,36 +5,25 @@
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-003
 from __future__ import annotations
 
-import json
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean as mean
 
-import httpx
-
 from .dataset import Record
-from .files import first_line
+from .normalize import words
 from .protocols import CausalLM, Tokenizer
 from .responses import Response, respond
 from .settings import GenerationConfig
 
 # %% auto #0
-__all__ = ['SCORE_LABELS', 'JUDGE_PROMPT', 'words', 'exact_match', 'token_f1', 'rouge_l', 'repetition', 'score_responses',
-           'bootstrap_interval', 'mbr_select', 'respond_by_mbr', 'judge_prompt', 'parse_score', 'ask_endpoint',
-           'Judgement', 'judge_responses']
+__all__ = ['SCORE_LABELS', 'JUDGE_PROMPT', 'exact_match', 'token_f1', 'rouge_l', 'repetition', 'score_responses',
+           'bootstrap_interval', 'mbr_select', 'respond_by_mbr', 'judge_prompt', 'parse_score', 'Judgement',
+           'judge_responses']
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-007
-def words(
-    text: str,  # an answer, as the model or a person wrote it
-) -> list[str]:
-    "Lower-case words and numbers, without punctuation."
-    return re.findall(r"[^\W_]+", text.lower())
-
-
 def exact_match(
     response: str,  # the model's answer
     output: str,  # the wanted answer
@@ -168,6 +157,7 @@ def respond_by_mbr(
     # how they are drawn; `None`: at temperature 0.8
     config: GenerationConfig | None = None,
     batch_size: int = 32,  # answers drawn together
+    progress: bool = False,  # show a bar, for each model
 ) -> list[Response]:  # in the order of `records`
     """Of several answers to each record, the one most like the others.
 
@@ -187,7 +177,7 @@ def respond_by_mbr(
     drawn: list[Response] = []
     for one in models:
         repeated = list(records) * samples
-        drawn += respond(one, tokenizer, repeated, config, batch_size)
+        drawn += respond(one, tokenizer, repeated, config, batch_size, progress)
     chosen = []
     for i in range(len(records)):
         answers = drawn[i :: len(records)]
@@ -225,7 +215,7 @@ _GRADE = re.compile(
     r"""^[^\w\n]*SCORE[^\w\n]*     # the word, perhaps decorated
         (?<![-−.])(?<![-−]\ )     # before the number no minus and no decimal point
         (\d{1,3})
-        (?:[^\S\n]*/[^\S\n]*100)?  # "85/100"
+        (?:[^\S\n]*(?:/|out\ of)[^\S\n]*100)?  # "85/100", "85 out of 100"
         [^\w\n]*$                 # and nothing but decoration after it""",
     flags=re.MULTILINE | re.IGNORECASE | re.VERBOSE,
 )
@@ -239,97 +229,6 @@ def parse_score(
     if not found or int(found[-1]) > 100:
         return None
     return int(found[-1])
-
-# %% ../nbs/10_evaluation.ipynb #10-evaluation-025-a
-def _message(
-    content: bytes,  # the reply's body
-) -> str:
-    "The text in a reply of the protocol; `ValueError` says what is wrong with it."
-    try:
-        text = json.loads(content)["choices"][0]["message"]["content"]
-        text = "" if text is None else text  # null: the model said nothing
-    except (ValueError, RecursionError):
-        raise ValueError("the reply is not JSON") from None
-    except (KeyError, IndexError, TypeError):
-        text = None
-    if not isinstance(text, str):
-        raise ValueError("the reply has no choices[0].message.content")
-    return text
-
-# %% ../nbs/10_evaluation.ipynb #10-evaluation-026
-_LONGEST = 1_000_000  # bytes of a reply
-_HERE = ("localhost", "127.0.0.1", "::1")
-
-
-def _read(reply: httpx.Response, start: float, timeout_s: float) -> bytes:
-    "The body of a reply, no longer than we are willing to read; of an error, a part."
-    content = b""
-    try:
-        for piece in reply.iter_raw():
-            content += piece
-            if time.monotonic() - start > timeout_s:
-                raise httpx.ReadTimeout(f"not complete after {timeout_s:g} s")
-            if len(content) > _LONGEST:
-                raise httpx.ReadError(f"a reply of more than {_LONGEST:,} bytes")
-    except httpx.TransportError:
-        if reply.is_success:
-            raise
-    return content
-
-
-def _post(
-    address: str, body: dict, headers: dict[str, str], timeout_s: float
-) -> tuple[int, bytes]:
-    "Status and body of a server's reply."
-    start = time.monotonic()
-    headers = {"Accept-Encoding": "identity"} | headers
-    by_proxy = httpx.URL(address).host not in _HERE  # if the system has one
-    with (
-        httpx.Client(timeout=timeout_s, trust_env=by_proxy) as client,
-        client.stream("POST", address, json=body, headers=headers) as reply,
-    ):
-        return reply.status_code, _read(reply, start, timeout_s)
-
-# %% ../nbs/10_evaluation.ipynb #10-evaluation-026-c
-def ask_endpoint(
-    url: str,  # base address, such as `http://localhost:11434/v1` for Ollama
-    model: str,  # the name that the server knows
-    prompt: str,  # the question, such as that of `judge_prompt`
-    timeout_s: float = 60.0,  # for the whole reply, in seconds
-    api_key: str | None = None,  # sent as `Authorization: Bearer`
-) -> str:  # the reply's text
-    """One question to an OpenAI-compatible chat endpoint.
-
-    `ValueError` says what went wrong, and at which address. The protocol:
-    https://platform.openai.com/docs/api-reference/chat
-    """
-    address = f"{url.rstrip('/')}/chat/completions"
-    judge = f"judge at {address}"
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{judge}: need an address that begins with http(s)://")
-    messages = [{"role": "user", "content": prompt}]
-    body = {"model": model, "messages": messages, "temperature": 0, "seed": 123}
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        status, content = _post(address, body, headers, timeout_s)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as e:
-        raise ValueError(
-            f"{judge}: cannot be reached ({first_line(e)}); start the server, or "
-            "check --judge"
-        ) from None
-    if 300 <= status < 400:
-        raise ValueError(f"{judge}: HTTP {status} leads elsewhere; give that address")
-    if status >= 400:
-        said = content[:200].decode("utf-8", "replace").strip()
-        raise ValueError(
-            f"{judge}: HTTP {status} ({said}); is {model!r} the right model name?"
-        )
-    try:
-        return _message(content)
-    except ValueError as e:
-        raise ValueError(
-            f"{judge}: {e}; is this an OpenAI-compatible address?"
-        ) from None
 
 # %% ../nbs/10_evaluation.ipynb #10-evaluation-027
 @dataclass(frozen=True)
@@ -360,7 +259,7 @@ class Judgement:
 def judge_responses(
     records: Sequence[Record],  # with `instruction` and `output`
     responses: Sequence[Response],  # one per record, in the same order
-    # from prompt to reply; for instance `ask_endpoint` with its address filled in
+    # from prompt to reply; for instance `Replies` of the room `judge`
     ask: Callable[[str], str],
 ) -> Judgement:
     "Ask a judge about every answer."

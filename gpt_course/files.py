@@ -5,21 +5,25 @@
 # %% ../nbs/reference/files.ipynb #files-003
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
 import gpt_course
 
 # %% auto #0
-__all__ = ['ASSETS', 'some', 'first_line', 'need', 'optional', 'as_path', 'cache_dir', 'atomic_path', 'write_atomic',
-           'write_json', 'read_json', 'atomic_folder']
+__all__ = ['ASSETS', 'some', 'first_line', 'need', 'optional', 'as_path', 'cache_dir', 'remove_stale', 'cannot_write',
+           'atomic_path', 'write_atomic', 'write_json', 'read_json', 'atomic_folder']
 
 # %% ../nbs/reference/files.ipynb #files-006
 def some(
@@ -89,7 +93,117 @@ def cache_dir() -> Path:
     "Where downloads are kept: `GPT_COURSE_CACHE`, or `~/.cache/gpt_course`."
     return as_path(os.environ.get("GPT_COURSE_CACHE") or "~/.cache/gpt_course")
 
+# %% ../nbs/reference/files.ipynb #files-014-a
+_TEMPORARY = re.compile(r"(?s)\.(.*)\.(\d+)-\w{8}\.tmp(\.[^.]*)?")  # name, process
+_IN_USE: set[Path] = set()  # by this process
+_LONG_S = 3600.0  # what nobody has touched for an hour, nobody works on
+
+
+def _cut(name: str) -> str:
+    "So much of it that a temporary name stays below the usual 255 bytes."
+    return name.encode(errors="replace")[:100].decode(errors="ignore")
+
+
+def _affixes(target: Path) -> tuple[str, str]:
+    "How a temporary name begins and ends; between, `tempfile` puts eight characters."
+    # the same ending, because some libraries choose the format by it
+    return f".{_cut(target.name)}.{os.getpid()}-", f".tmp{_cut(target.suffix[:20])}"
+
+
+def _is_at_work(pid: int, path: Path) -> bool:
+    "Does the process that made a temporary file still run?"
+    import psutil
+
+    if pid == os.getpid():  # or of an earlier one with the same number
+        return path in _IN_USE
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        # seconds; what began after the file was written is another process
+        return process.create_time() <= path.stat().st_mtime + 2
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, OSError):
+        return False
+
+# %% ../nbs/reference/files.ipynb #files-014-c
+def remove_stale(
+    folder: str | os.PathLike[str],  # need not be there
+    name: str | None = None,  # only those that were to become this file or folder
+    # whoever cannot be sure to be alone leaves the younger ones, because a process on
+    # another machine looks like one that has ended
+    older_than_s: float = 0.0,
+) -> list[Path]:  # what was removed
+    "Remove temporary files and folders that killed processes have left."
+    folder, removed = as_path(folder), []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = _TEMPORARY.fullmatch(path.name)
+        if not found or (name is not None and found[1] != _cut(name)):
+            continue
+        with suppress(OSError):  # somebody else was faster
+            if time.time() - path.lstat().st_mtime < older_than_s:
+                continue
+            if not _is_at_work(int(found[2]), path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                removed.append(path)
+    return removed
+
+# %% ../nbs/reference/files.ipynb #files-015-a
+_REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "free some space, or choose another place",
+    errno.EFBIG: "free some space, or choose another place",
+    errno.EACCES: "choose another place, or change its rights",
+    errno.EPERM: "choose another place, or change its rights",
+}
+
+
+def cannot_write(
+    path: str | os.PathLike[str],  # what should have been written
+    e: OSError,  # as the system raised it
+) -> OSError:  # of the same kind
+    "The error for a person: which file, why, and what to do."
+    remedy = _REMEDIES.get(e.errno or 0, "choose another place")
+    why = e.strerror or first_line(e)
+    told = type(e)(
+        f"{path}: cannot be written ({why}); {remedy}. What was there is unchanged"
+    )
+    told.errno = e.errno
+    return told
+
+
+def _is_about(e: OSError, path: Path | None) -> bool:
+    "Is this what the system says when a file, or one in a folder, cannot be written?"
+    if e.strerror is None or path is None:  # it has been told already
+        return False
+    if e.filename is None:
+        return e.errno in (*_REMEDIES, errno.EIO)
+    return Path(str(e.filename)).is_relative_to(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    "Flush the names in a folder to the disk, where the system can do that."
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):  # some file systems cannot; the file is written anyway
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
 # %% ../nbs/reference/files.ipynb #files-015
+def _finish(temp: Path, target: Path) -> None:
+    "Put a temporary file, written to the end, in the place of the old one."
+    with open(temp, "rb+") as f:
+        os.fsync(f.fileno())
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+    os.chmod(temp, mode)
+    os.replace(temp, target)
+    _sync_folder(target.parent)
+
+
 @contextmanager
 def atomic_path(
     # a link stays a link, and a file keeps its rights
@@ -97,30 +211,33 @@ def atomic_path(
 ) -> Iterator[Path]:  # an empty temporary file beside it, for a library to write to
     "Replace a file at the end of the block, or leave it as it was if that fails."
     target = Path(os.path.realpath(as_path(path)))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # the same ending, because some libraries choose the format by it
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name[:100]}.", suffix=target.suffix[:20]
-    )
-    os.close(handle)
-    temp = Path(name)
+    temp = None
+    begin, end = _affixes(target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(target.parent, target.name, _LONG_S)
+        handle, name = tempfile.mkstemp(end, begin, target.parent)
+        os.close(handle)
+        temp = Path(name)
+        _IN_USE.add(temp)
         yield temp
-        with open(temp, "rb+") as f:
-            os.fsync(f.fileno())
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-        os.chmod(temp, mode)
-        os.replace(temp, target)
-    except BaseException:
-        temp.unlink(missing_ok=True)
+        _finish(temp, target)
+    except OSError as e:
+        if temp is None or _is_about(e, temp) or _is_about(e, target):
+            raise cannot_write(target, e) from e
         raise
+    finally:
+        if temp is not None:
+            with suppress(OSError):  # it is the new file already
+                temp.unlink()
+            _IN_USE.discard(temp)
 
 
 def write_atomic(
     path: str | os.PathLike[str],  # missing folders are made
     data: bytes | str,  # text is written as UTF-8
 ) -> Path:  # the path
-    "Write a file whole or not at all."
+    "Write a file whole or not at all; `OSError` says why it cannot be."
     with atomic_path(path) as temp:
         temp.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
     return as_path(path)
@@ -170,6 +287,32 @@ def _exchange(
         if old.exists() and not folder.exists():
             os.replace(old, folder)
         raise
+    _sync_folder(folder.parent)
+
+
+@contextmanager
+def _work_folder(target: Path) -> Iterator[Path]:
+    "A temporary folder beside another one."
+    begin, end = _affixes(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(target.parent, target.name, _LONG_S)
+        work = Path(tempfile.mkdtemp(end, begin, target.parent))
+    except OSError as e:
+        raise cannot_write(target, e) from e
+    _IN_USE.add(work)
+    try:
+        yield work
+    except OSError as e:
+        if _is_about(e, work):
+            raise cannot_write(target, e) from e
+        if e.strerror is None:  # told already, with a name that nobody knows
+            e.args = (str(e).replace(str(work / "new"), str(target)),)
+        raise
+    finally:
+        if target.exists() or not (work / "old").exists():
+            shutil.rmtree(work, ignore_errors=True)
+        _IN_USE.discard(work)
 
 # %% ../nbs/reference/files.ipynb #files-023
 @contextmanager
@@ -187,10 +330,8 @@ def atomic_folder(
             f"{target}: already has files in it ({some(sorted(found), 3, ', ')}); "
             "nothing was changed; choose another folder, or ask to overwrite this one"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
-    new, old = work / "new", work / "old"
-    try:
+    with _work_folder(target) as work:
+        new, old = work / "new", work / "old"
         new.mkdir()
         yield new
         # looked at again, because an export takes a while
@@ -201,6 +342,3 @@ def atomic_folder(
                 "nothing was changed; move it away, or choose another folder"
             )
         _exchange(new, target, old)
-    finally:
-        if target.exists() or not old.exists():
-            shutil.rmtree(work, ignore_errors=True)

@@ -18,7 +18,7 @@ from .protocols import Cache, CausalLM
 from .settings import GenerationConfig
 
 # %% auto #0
-__all__ = ['FinishReason', 'next_probabilities', 'Generated', 'generate_as_completed', 'generate', 'stream']
+__all__ = ['FinishReason', 'PROMPTS_TOGETHER', 'next_probabilities', 'Generated', 'generate_as_completed', 'generate', 'stream']
 
 # %% ../nbs/05_generation.ipynb #05-generation-012
 def next_probabilities(
@@ -253,12 +253,15 @@ def _check_config(config: GenerationConfig) -> None:
         )
 
 # %% ../nbs/05_generation.ipynb #05-generation-018-c
+PROMPTS_TOGETHER = 16  # rows of a batch; the answers do not depend on it
+
+
 def generate_as_completed(
     model: CausalLM,  # in evaluation mode, or without dropout
     prompts: list[list[int]],  # token ids, each 1 to `n_positions - 1` long
     eos_id: int | None = None,  # token that ends an answer
     config: GenerationConfig = GenerationConfig(),  # prompt `i`: seed `config.seed + i`
-    batch_size: int = 16,  # prompts computed together, of similar length
+    batch_size: int = PROMPTS_TOGETHER,  # prompts computed together, of similar length
 ) -> Iterator[tuple[int, Generated]]:  # index of a prompt, and its answer
     "The answers of `generate`, each as soon as it is finished."
     _check_config(config)
@@ -290,7 +293,7 @@ def generate(
     prompts: list[list[int]],  # token ids, each 1 to `n_positions - 1` long
     eos_id: int | None = None,  # token that ends an answer
     config: GenerationConfig = GenerationConfig(),  # prompt `i`: seed `config.seed + i`
-    batch_size: int = 16,  # prompts computed together, of similar length
+    batch_size: int = PROMPTS_TOGETHER,  # prompts computed together, of similar length
 ) -> list[Generated]:  # in the order of `prompts`
     """Answers to all prompts, each exactly what it would be alone.
 

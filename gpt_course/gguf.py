@@ -15,9 +15,10 @@ import torch
 from .files import as_path, atomic_folder, atomic_path, need, write_atomic
 from .model import GPT, GPTConfig
 from .model_card import card_title, model_card
+from .prompts import chat_template, prompt_parts
 from .protocols import CausalLM, Tokenizer
 from .run_folder import known_license
-from .tokenizers import EOS_TOKEN, BPETokenizer, chat_template, prompt_parts
+from .tokenizers import EOS_TOKEN, BPETokenizer
 
 # %% auto #0
 __all__ = ['plain_gpt', 'gguf_names', 'write_gguf', 'modelfile', 'export_gguf']

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .files import as_path, atomic_path, write_atomic
-from .finetuning import COLUMNS, Row
+from .protocols import COLUMNS, Row
+from .whiteboard import AMBER, BLUE
 
 if TYPE_CHECKING:  # a second to import, and only drawing needs it
     from matplotlib.axes import Axes
@@ -40,10 +41,6 @@ def smooth(
     return out
 
 # %% ../nbs/08_losses.ipynb #08-losses-011
-_BLUE = "#1d6fb8"
-_AMBER = "#b35c00"
-
-
 def _points(
     rows: list[Row],
     column: str,
@@ -58,11 +55,11 @@ def _draw(ax: Axes, rows: list[Row], weight: float) -> None:
     epochs, train = _points(rows, "train_loss")
     measured, val = _points(rows, "val_loss")
     raw = "training, each step"
-    ax.plot(epochs, train, color=_BLUE, alpha=0.25, linewidth=1, label=raw)
+    ax.plot(epochs, train, color=BLUE, alpha=0.25, linewidth=1, label=raw)
     smoothed = smooth(train, weight)
-    ax.plot(epochs, smoothed, color=_BLUE, linewidth=2, label="training, smoothed")
+    ax.plot(epochs, smoothed, color=BLUE, linewidth=2, label="training, smoothed")
     if val:
-        ax.plot(measured, val, "o-", color=_AMBER, linewidth=2, label="validation")
+        ax.plot(measured, val, "o-", color=AMBER, linewidth=2, label="validation")
         ax.lines[-1].set_markersize(4)
     ax.set(xlabel="epochs", ylabel="loss (nats per response token)", ylim=(0, None))
     ax.grid(alpha=0.25)

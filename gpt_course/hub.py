@@ -13,30 +13,35 @@ from pathlib import Path
 from .files import as_path, cache_dir, first_line, write_atomic
 
 # %% auto #0
-__all__ = ['HUB_NAMES', 'COMMITS', 'CHECKSUMS', 'is_hub_name', 'verify_sha256', 'fetch_model']
+__all__ = ['HUB_NAMES', 'COMMITS', 'CHECKSUMS', 'is_hub_name', 'verify_sha256', 'cached_smollm2', 'FetchError', 'fetch_model']
 
 # %% ../nbs/reference/hub.ipynb #hub-006
 HUB_NAMES = {
-    name: f"openai-community/{name}"
-    for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "smollm2": "HuggingFaceTB/SmolLM2-135M",
 }
 COMMITS = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
     "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
     "gpt2-xl": "15ea56dee5df4983c59b2538573817e1667135e2",
+    "smollm2": "93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
 }
 # of model.safetensors
 CHECKSUMS = {
     "gpt2": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
     "gpt2-xl": "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+    "smollm2": "80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1",
 }
 
 
 def is_hub_name(
     name: str | Path,  # as a user writes it
 ) -> bool:
-    "Does a name stand for a model of the Hub: a size of GPT-2, or `hf:OWNER/NAME`?"
+    "Does a name stand for a model of the Hub: one of `HUB_NAMES`, or `hf:OWNER/NAME`?"
     return str(name) in HUB_NAMES or str(name).startswith("hf:")
 
 # %% ../nbs/reference/hub.ipynb #hub-009
@@ -157,11 +162,55 @@ def _announced(path: Path) -> str | None:
     name = Path(os.readlink(path)).name if path.is_symlink() else ""
     return name if re.fullmatch("[0-9a-f]{64}", name) else None
 
+# %% ../nbs/reference/hub.ipynb #hub-018-c
+_SMOLLM2_FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+
+
+def cached_smollm2() -> Path | None:  # a folder in the Hub's cache
+    "SmolLM2's base model, if it has been downloaded whole; nothing is sent."
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, commit = HUB_NAMES["smollm2"], COMMITS["smollm2"]
+    found = None
+    for file in _SMOLLM2_FILES:
+        found = try_to_load_from_cache(repo, file, revision=commit)
+        if not isinstance(found, str):
+            return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _download_smollm2() -> Path:
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    if folder := cached_smollm2():
+        return folder
+    repo, commit = HUB_NAMES["smollm2"], COMMITS["smollm2"]
+    # one question, asked once; a download would try for half a minute
+    HfApi().model_info(repo, revision=commit, timeout=10)
+    snapshot_download(repo, revision=commit, allow_patterns=_SMOLLM2_FILES)
+    if folder := cached_smollm2():
+        return folder
+    # without a network, the library is content with what is there
+    raise errors.LocalEntryNotFoundError("some of its files are not here")
+
 # %% ../nbs/reference/hub.ipynb #hub-019
+class FetchError(ValueError):
+    "A model's files are not here, and could not be fetched now."
+
+
 def _download(name: str) -> Path:
     "Let the library download what is not in its cache."
     from huggingface_hub import hf_hub_download, snapshot_download
 
+    if name == "smollm2":
+        return _download_smollm2()
     if name in HUB_NAMES:
         for file in ("config.json", "model.safetensors"):
             path = hf_hub_download(HUB_NAMES[name], file, revision=COMMITS[name])
@@ -175,15 +224,18 @@ def _download(name: str) -> Path:
     )
     return Path(folder)
 
-
+# %% ../nbs/reference/hub.ipynb #hub-019-c
 def fetch_model(
-    name: str,  # `gpt2` …, or `hf:OWNER/NAME`, also with `@REVISION`
+    name: str,  # one of `HUB_NAMES`, or `hf:OWNER/NAME`, also with `@REVISION`
 ) -> Path:  # a folder in the Hub's cache
-    "A model of the Hub, downloaded if it is not here; `ValueError` says what is wrong."
+    """A model of the Hub, downloaded if it is not here.
+
+    `FetchError` if it cannot be had; another `ValueError` if it is not what it must be.
+    """
     try:
         folder = _download(name)
     except Exception as e:  # of many kinds; all mean that the files are not here
-        raise ValueError(
+        raise FetchError(
             f"{name}: could not be fetched from the Hugging Face Hub: {_problem(e)}"
         ) from e
     for path in sorted(folder.glob("*.safetensors")):

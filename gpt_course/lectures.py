@@ -16,7 +16,7 @@ import gpt_course
 from .files import as_path, need, write_atomic
 
 # %% auto #0
-__all__ = ['PARTS', 'lectures_dir', 'find_lectures', 'learner_notebook', 'start_page', 'Copied', 'copy_lectures', 'open_lab']
+__all__ = ['SECTIONS', 'lectures_dir', 'find_lectures', 'learner_notebook', 'start_page', 'Copied', 'copy_lectures', 'open_lab']
 
 # %% ../nbs/reference/lectures.ipynb #lectures-006
 def lectures_dir() -> Path:  # has `index.ipynb`
@@ -93,7 +93,7 @@ def learner_notebook(
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 # %% ../nbs/reference/lectures.ipynb #lectures-014
-PARTS = {
+SECTIONS = {  # by folder
     ".": "The course",
     "beyond": "Beyond the course",
     "tiny": "How the built-in model was made",
@@ -128,10 +128,10 @@ def start_page(
     "A page that links every lecture, in the order in which to read them."
     folder, text = as_path(folder), _START
     lectures = [path for path in find_lectures(folder) if path.name != "index.ipynb"]
-    for part, heading in PARTS.items():
+    for section, heading in SECTIONS.items():
         text += f"\n## {heading}\n\n"
         for path in lectures:
-            if path.parent.as_posix() == part:
+            if path.parent.as_posix() == section:
                 title, aim = _heading(folder / path)
                 text += f"- [{title}]({path.as_posix()}): {aim}\n"
     return text

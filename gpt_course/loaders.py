@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .batching import Example, collate_examples, encode_record, fit_examples
 from .dataset import Splits
 from .protocols import Tokenizer
+from .settings import DataConfig, TrainConfig
 
 # %% auto #0
 __all__ = ['InstructionDataset', 'LengthGroupedSampler', 'make_loader', 'Loaders', 'make_loaders', 'data_fingerprint']
@@ -32,7 +33,7 @@ class InstructionDataset(Dataset[Example]):
         tokenizer: Tokenizer,  # the model's own
         max_length: int,  # the model's context, in tokens
         # rows that are too long: `error`, `drop` or `truncate`
-        on_overflow: str = "error",
+        on_overflow: str = DataConfig.on_overflow,
     ):
         self.eos_id, self.max_length = tokenizer.eos_id, max_length
         examples = [encode_record(r, tokenizer) for r in records]
@@ -58,8 +59,9 @@ class LengthGroupedSampler(Sampler[list[int]]):
     def __init__(
         self,
         lengths: Sequence[int],  # tokens in each row
-        batch_size: int = 8,  # B: rows per batch; one batch may be smaller
-        seed: int = 123,  # of the order
+        # B: rows per batch; one batch may be smaller
+        batch_size: int = DataConfig.batch_size,
+        seed: int = TrainConfig.seed,  # of the order
         # `False`: sorted by length, the same every time (for validation and test)
         shuffle: bool = True,
         pool: int = 16,  # batches per pool; 1 is plain shuffling
@@ -107,8 +109,8 @@ class LengthGroupedSampler(Sampler[list[int]]):
 # %% ../nbs/03_loaders.ipynb #03-loaders-015
 def make_loader(
     dataset: InstructionDataset,  # rows as ids
-    batch_size: int = 8,  # B: rows per batch
-    seed: int = 123,  # of the order
+    batch_size: int = DataConfig.batch_size,  # B: rows per batch
+    seed: int = TrainConfig.seed,  # of the order
     shuffle: bool = True,  # `False`: sorted by length, the same in every epoch
     completion_only_loss: bool = True,  # see `collate_examples`
 ) -> DataLoader:  # yields `Batch`es
@@ -135,9 +137,9 @@ def make_loaders(
     splits: Splits,  # records for training, validation and test
     tokenizer: Tokenizer,  # the model's own
     max_length: int,  # the model's context, in tokens
-    batch_size: int = 8,  # B: rows per batch
-    seed: int = 123,  # of the order in training
-    on_overflow: str = "error",  # see `fit_examples`
+    batch_size: int = DataConfig.batch_size,  # B: rows per batch
+    seed: int = TrainConfig.seed,  # of the order in training
+    on_overflow: str = DataConfig.on_overflow,  # see `fit_examples`
 ) -> Loaders:
     "The three loaders of the course; only the first shuffles."
     if not isinstance(splits, Splits):
@@ -158,11 +160,14 @@ def make_loaders(
 def data_fingerprint(
     loader: DataLoader,  # as `make_loader` gives it; set to the first epoch
 ) -> str:  # 16 hexadecimal digits
-    "A checksum of a loader's rows and of their order."
+    "A checksum of the first epoch: which rows, in which order, as which batches."
     sampler, dataset = loader.batch_sampler, loader.dataset
     if not isinstance(sampler, LengthGroupedSampler):
         raise ValueError("the loader has no LengthGroupedSampler; use make_loader")
     sampler.set_epoch(0)
-    rows = [dataset[i] for i in range(len(sampler.lengths))]
-    seen = repr((list(sampler), rows))
-    return hashlib.sha256(seen.encode()).hexdigest()[:16]
+    order = list(sampler)
+    checksum = hashlib.sha256(repr(order).encode())
+    for rows in order:
+        for tensor in loader.collate_fn([dataset[i] for i in rows]):
+            checksum.update(tensor.numpy().tobytes())
+    return checksum.hexdigest()[:16]

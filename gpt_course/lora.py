@@ -21,6 +21,7 @@ from .files import as_path, first_line, read_json, some, write_json
 from .hub import HUB_NAMES
 from .model import GPT
 from .protocols import Network
+from .settings import LoraConfig, TrainConfig
 from .transformers_model import TransformersModel
 
 # %% auto #0
@@ -41,7 +42,8 @@ class LoRALinear(nn.Linear):
         base: nn.Linear,
         rank: int,  # r: rows of A, columns of B
         alpha: float,  # the change is scaled by `alpha / rank`
-        dropout: float = 0.0,  # drop rate of what enters A, in training only
+        # drop rate of what enters A, in training only
+        dropout: float = LoraConfig.lora_dropout,
         # for A; on the CPU, so that every device starts from the same numbers
         generator: torch.Generator | None = None,
     ):
@@ -50,6 +52,7 @@ class LoRALinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.merged = False
+        self.frozen_before: tuple[str, ...] = ()  # parameters that `add_lora` found so
         bound = columns**-0.5  # as PyTorch starts a linear layer
         start = torch.empty(rank, columns, device="cpu")
         start.uniform_(-bound, bound, generator=generator)
@@ -166,13 +169,13 @@ def add_lora(
     # changed in place: a `GPT`, or any module with `nn.Linear` layers, such as a Llama
     # of Transformers
     model: AnyNetwork,
-    rank: int = 8,  # r: width of the two small matrices
-    alpha: float = 32.0,  # the change is scaled by `alpha / rank`
-    dropout: float = 0.0,  # drop rate before A, in training only
+    rank: int,  # r: width of the two small matrices
+    alpha: float = LoraConfig.lora_alpha,  # the change is scaled by `alpha / rank`
+    dropout: float = LoraConfig.lora_dropout,  # drop rate before A, in training only
     # ends of the names of the layers that get LoRA, as a list or with commas; `None`:
     # every linear layer but the output layer
     target_modules: list[str] | str | None = None,
-    seed: int = 123,  # for the start of A
+    seed: int = TrainConfig.seed,  # for the start of A
 ) -> AnyNetwork:  # the same model
     """Freeze a model, and give its target layers trainable changes of low rank.
 
@@ -189,10 +192,12 @@ def add_lora(
         raise ValueError(f"LoRA: {some(faults)}")
     chosen = {name: layers[name] for name in _matching(layers, targets)}
     _check_rank(chosen, rank)
+    frozen = [n for n, p in inner.named_parameters() if not p.requires_grad]
     inner.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, layer in chosen.items():
         lora = LoRALinear(layer, rank, alpha, dropout, generator)
+        lora.frozen_before = tuple(frozen)
         _replace(inner, name.removeprefix(_prefix(inner)), lora)
     return model
 
@@ -247,13 +252,20 @@ def unmerge_lora(
 def remove_lora(
     model: AnyNetwork,  # with LoRA layers, merged or not; changed in place
 ) -> AnyNetwork:  # the same model
-    "Put plain, trainable linear layers back, with the weights as they are."
-    for name, layer in lora_layers(model).items():
+    """Put plain linear layers back, with the weights as they are.
+
+    What was trainable before `add_lora` is trainable again.
+    """
+    inner = _unwrapped(model)
+    frozen: tuple[str, ...] = ()
+    for name, layer in lora_layers(inner).items():
+        frozen = layer.frozen_before
         rows, columns = layer.weight.shape
         plain = nn.Linear(columns, rows, layer.bias is not None, device="meta")
         plain.weight, plain.bias = layer.weight, layer.bias
-        _replace(model, name, plain.train(layer.training))
-    model.requires_grad_(True)
+        _replace(inner, name, plain.train(layer.training))
+    for name, p in inner.named_parameters():
+        p.requires_grad_(name not in frozen)
     return model
 
 # %% ../nbs/beyond/01_lora.ipynb #11-lora-033
@@ -403,7 +415,6 @@ def load_adapter(
     config_path = folder / "adapter_config.json"
     path = folder / "adapter_model.safetensors"
     config, tensors = _read_adapter_config(config_path), _read_tensors(path)
-    before = [(p, p.requires_grad) for p in model.parameters()]
     try:
         add_lora(
             model,
@@ -418,7 +429,5 @@ def load_adapter(
         _fill(_unwrapped(model), tensors, path)
     except ValueError:
         remove_lora(model)
-        for p, trained in before:
-            p.requires_grad_(trained)
         raise
     return model

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from .batching import IGNORE_INDEX, Batch
+from .files import optional
 from .finetuning import make_optimizer, train_step
 from .loaders import LengthGroupedSampler
 from .lora import add_lora
 from .model import GPT, GPTConfig, init_weights
-from .settings import OPTIMIZERS
+from .settings import OPTIMIZERS, DataConfig, LoraConfig, TrainConfig
 
 # %% auto #0
 __all__ = ['SIZES', 'PROCESS_BYTES', 'STRATEGIES', 'parameters', 'block_bytes', 'MemoryEstimate', 'activation_bytes',
@@ -130,17 +130,18 @@ def _check_shape(config: GPTConfig, batch_size: int, T: int) -> None:
 
 def estimate_memory(
     config: GPTConfig,  # the model's shape
-    batch_size: int = 8,  # B: rows per batch
+    batch_size: int = DataConfig.batch_size,  # B: rows per batch
     T: int = 128,  # positions per row
     supervised: int | None = None,  # supervised positions per batch; `None`: all
     *,
     # share of the parameters that is trained, above 0 and up to 1; below 1, as in
     # LoRA, the embedding is taken to be frozen
     trainable: float = 1.0,
-    gradient_accumulation_steps: int = 1,  # batches per step
+    # batches per step
+    gradient_accumulation_steps: int = TrainConfig.gradient_accumulation_steps,
     gradient_checkpointing: bool = False,  # keep only the input of each block
     bf16: bool = False,  # autocast: weights stay float32 and get a copy in bfloat16
-    optimizer: str = "adamw",  # or "adamw8bit"
+    optimizer: str = TrainConfig.optimizer,  # or "adamw8bit"
     overhead: int = PROCESS_BYTES,  # bytes of the process itself
 ) -> MemoryEstimate:
     "Memory of a fine-tuning step on a processor, counted from the tensors it has."
@@ -206,7 +207,7 @@ def _run_steps(
         return_freed_memory()  # as the command line does
     if lora_rank:
         add_lora(model, lora_rank)
-    opt = make_optimizer(model, 1e-5, 0.1, optimizer)
+    opt = make_optimizer(model, 1e-5, TrainConfig.weight_decay, optimizer)
     rows = gradient_accumulation_steps * batch_size
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, model.config.vocab_size, (rows, T), generator=generator)
@@ -219,7 +220,7 @@ def _run_steps(
     loss = 0.0
     for _ in range(steps):
         start = time.perf_counter()
-        loss, _ = train_step(model, opt, batches, 1e-5, 1.0, bf16)
+        loss, _ = train_step(model, opt, batches, 1e-5, TrainConfig.max_grad_norm, bf16)
         took.append(time.perf_counter() - start)
     return dict(peak=peak_memory(), seconds=min(took[1:] or took), loss=loss)
 
@@ -231,17 +232,19 @@ print(json.dumps(_run_steps(**json.loads(sys.argv[1]))))"""
 
 def measure_step(
     config: GPTConfig,  # the model's shape
-    batch_size: int = 8,  # B: rows per batch
+    batch_size: int = DataConfig.batch_size,  # B: rows per batch
     T: int = 128,  # positions per row
     supervised: int = 240,  # positions per batch; the same number in each row
     *,
-    gradient_accumulation_steps: int = 1,  # batches per step
-    # the first is never the highest: the optimiser's states come at its end
+    # batches per step
+    gradient_accumulation_steps: int = TrainConfig.gradient_accumulation_steps,
+    # the first is never the highest: the optimizer's states come at its end
     steps: int = 2,
     gradient_checkpointing: bool = False,  # keep only the input of each block
     bf16: bool = False,  # autocast, as in `estimate_memory`
-    optimizer: str = "adamw",  # or "adamw8bit"
-    lora_rank: int = 0,  # LoRA on every linear layer; 0: all weights are trained
+    optimizer: str = TrainConfig.optimizer,  # or "adamw8bit"
+    # LoRA on every linear layer; 0: all weights are trained
+    lora_rank: int = LoraConfig.lora_rank,
     env: Mapping[str, str] | None = None,  # further environment variables
     # `peak` in bytes, `seconds` of the fastest step but the first, `loss`
 ) -> dict[str, float]:
@@ -327,8 +330,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 def lora_share(
     config: GPTConfig,  # the model's shape
     rank: int,  # of all four matrices of each block
-) -> float:  # share of the parameters
-    "Numbers that LoRA trains on all four matrices of each block."
+) -> float:  # of all parameters, 0 to 1
+    "The share that LoRA trains, with A and B beside all four matrices of each block."
     # rank * (inputs + outputs) each
     width = (4 + 2 + 5 + 5) * config.n_embd
     return config.n_layer * rank * width / parameters(config)
@@ -340,14 +343,14 @@ def compare_strategies(
     strategies: Mapping[str, dict[str, Any]] = STRATEGIES,
     T: int = 128,  # positions per row
     supervised: int = 30,  # supervised positions per row
-    steps: int = 2,  # optimiser steps that are measured
+    steps: int = 2,  # optimizer steps that are measured
     # `strategy` and `estimate`, and what `measure_step` returns
 ) -> list[dict[str, Any]]:
     "Measure each strategy beside its estimate."
     rows = []
     for name, strategy in strategies.items():
         options: dict[str, Any] = {"batch_size": 8, "T": T, **strategy}
-        if options.get("optimizer") == "adamw8bit" and not find_spec("bitsandbytes"):
+        if options.get("optimizer") == "adamw8bit" and not optional("bitsandbytes"):
             continue
         options["supervised"] = supervised * options["batch_size"]
         run = measure_step(config, **options, steps=steps)
@@ -419,7 +422,7 @@ def memory_warning(
     available: int | None = None,  # bytes; `None`: `available_memory()`
     **options: Any,  # as for `estimate_memory`
 ) -> str:  # empty if it fits
-    "One paragraph for a person whose run would not fit."
+    "For a run that would not fit, what would. `options`: those of `estimate_memory`."
     if available is None:
         available = available_memory()
 

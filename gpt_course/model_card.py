@@ -17,6 +17,7 @@ from .hub import HUB_NAMES
 from .model import GPT, count_parameters
 from .protocols import CausalLM
 from .run_folder import RunRecord, known_license, read_run
+from .smollm2 import smollm2_weights
 from .tokenizers import EOS_TOKEN
 
 if TYPE_CHECKING:
@@ -102,18 +103,24 @@ def _results(run: RunRecord) -> list[EvalResult]:
     ]
 
 
+def _hub_name(run: RunRecord | None, base: str) -> str | None:
+    "What the Hub calls the model that this one was made from."
+    if base == "smollm2":  # one of two
+        return run.settings.get("weights") if run else smollm2_weights()
+    if base.startswith("hf:"):
+        return base.removeprefix("hf:").partition("@")[0]
+    return HUB_NAMES.get(base)
+
+
 def _head(
     name: str, run: RunRecord | None, base: str, license: str | None, library: str
 ) -> ModelCardData:
     "What the Hub's search reads."
     from huggingface_hub import ModelCardData
 
-    hub_name = HUB_NAMES.get(base)
-    if base.startswith("hf:"):
-        hub_name = base.removeprefix("hf:").partition("@")[0]
     return ModelCardData(
         license=license,
-        base_model=hub_name,
+        base_model=_hub_name(run, base),
         library_name=library,
         pipeline_tag="text-generation",
         tags=["instruction-tuning", "gpt_course"],

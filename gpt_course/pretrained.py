@@ -21,8 +21,10 @@ from gpt_course.checkpoints import (
 from .files import ASSETS, as_path, first_line, read_json, some, write_json
 from .hub import HUB_NAMES, fetch_model, is_hub_name
 from .model import GPT, GPTConfig
+from .prompts import chat_template
 from .protocols import CausalLM, Tokenizer
-from .tokenizers import chat_template, folder_tokenizer, load_tokenizer
+from .smollm2 import fetch_smollm2
+from .tokenizers import folder_tokenizer, load_tokenizer
 from gpt_course.transformers_model import (
     TransformersModel,
     TransformersTokenizer,
@@ -147,13 +149,15 @@ def load_weights(
 
 # %% ../nbs/06_pretrained.ipynb #06-pretrained-011-g
 def find_model(
-    # `tiny`, a size of GPT-2, the path of a folder, or `hf:OWNER/NAME`, also with
-    # `@REVISION`
+    # `tiny`, a size of GPT-2, `smollm2`, the path of a folder, or `hf:OWNER/NAME`,
+    # also with `@REVISION`
     name: str | Path,
 ) -> Path:  # a folder with `config.json` and weights
     "Where a model's files are; what is not here is downloaded from the Hub."
     if str(name) == "tiny":
         return ASSETS / "tiny"
+    if str(name) == "smollm2":
+        return fetch_smollm2()
     if is_hub_name(name):
         return fetch_model(str(name))
     path = as_path(name)

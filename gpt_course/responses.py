@@ -13,7 +13,11 @@ from tqdm.auto import tqdm
 
 from .dataset import Record, render_prompt
 from .files import some
-from .generation import FinishReason, generate_as_completed
+from gpt_course.generation import (
+    PROMPTS_TOGETHER,
+    FinishReason,
+    generate_as_completed,
+)
 from .protocols import CausalLM, Tokenizer
 from .settings import GenerationConfig
 from .whiteboard import Drawing, table_view
@@ -52,7 +56,7 @@ def _fault(item: object) -> str | None:
 def _as_records(records: str | Record | Sequence[str | Record]) -> list[Record]:
     "One text, one record, or a list of them, as a list of records."
     items = [records] if isinstance(records, (str, dict)) else records
-    if not isinstance(items, list):
+    if isinstance(items, bytes) or not isinstance(items, Sequence):
         raise ValueError(
             f"records is {reprlib.repr(records)}; need a text, a record, "
             "or a list of texts and records"
@@ -68,7 +72,7 @@ def _as_records(records: str | Record | Sequence[str | Record]) -> list[Record]:
 
 # %% ../nbs/09_responses.ipynb #09-responses-007-b
 def encode_prompts(
-    # a text, a record (`instruction`; `input` where there is one), or a list of them
+    # a text, a record (`instruction`; `input` where there is one), or several of them
     records: str | Record | Sequence[str | Record],
     tokenizer: Tokenizer,  # the model's own
     context: int,  # the model's `n_positions`, in tokens
@@ -93,10 +97,10 @@ def encode_prompts(
 def respond(
     model: CausalLM,  # in evaluation mode, or without dropout
     tokenizer: Tokenizer,  # the model's own
-    # a text, a record (`instruction`; `input` where there is one), or a list of them
+    # a text, a record (`instruction`; `input` where there is one), or several of them
     records: str | Record | Sequence[str | Record],
     config: GenerationConfig = GenerationConfig(),  # record `i`: seed `config.seed + i`
-    batch_size: int = 16,  # prompts answered together; does not change the answers
+    batch_size: int = PROMPTS_TOGETHER,  # does not change the answers
     progress: bool = False,  # show a bar that counts the answers
 ) -> list[Response]:  # one per record, in their order
     "Answers of a model to instructions; `ValueError` names what cannot be answered."

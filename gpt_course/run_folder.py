@@ -5,16 +5,20 @@
 # %% ../nbs/reference/run_folder.ipynb #run-folder-003
 from __future__ import annotations
 
-import os
 import platform
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gpt_course
-from .files import as_path, read_json, some, write_json
+from .disk import FolderLock
+from .files import as_path, read_json, remove_stale, some, write_json
+from .settings import changed_settings
 
 if TYPE_CHECKING:
     from gpt_course.history import History
@@ -40,6 +44,7 @@ RUN_FILES = (
 # what else a run may write: while it trains, with LoRA, or with some other model
 _SOMETIMES = (
     "checkpoint.safetensors",
+    "responses_before.json",
     "adapter",
     "model.safetensors.index.json",
     "special_tokens_map.json",
@@ -52,28 +57,6 @@ _SOMETIMES = (
 _TELLING = {*RUN_FILES[:8], "checkpoint.safetensors"}
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-012
-def _this_process() -> dict[str, Any]:
-    import psutil
-
-    me = psutil.Process()
-    return {"pid": me.pid, "began": me.create_time()}  # the second: pids come again
-
-
-def _is_running(
-    process: Any,  # as `_this_process` gave it, in `run.json`
-) -> bool:
-    "Does another process still write there?"
-    import psutil
-
-    if not isinstance(process, dict) or process.get("pid") == os.getpid():
-        return False
-    try:
-        began = psutil.Process(int(process["pid"])).create_time()
-        return abs(began - float(process["began"])) < 2  # seconds
-    except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
-
-
 def _now() -> dict[str, Any]:
     "When, and with what: all that is needed to repeat a run exactly."
     import torch
@@ -106,13 +89,17 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    "Settings that are not the same, as texts; the data count by content, not by path."
-    same_data = old.get("data_sha256") == new.get("data_sha256")
-    return [
-        f"{name} {old.get(name)!r} → {value!r}"
-        for name, value in new.items()
-        if old.get(name) != value and not (name == "data" and same_data)
-    ]
+    "What is not the same, as texts; model and data count by content, not by path."
+    counted, weights = dict(new), new.get("base_sha256")
+    for name, content in (("data", "data_sha256"), ("model", "base_sha256")):
+        if content in new and old.get(content) == new[content]:
+            del counted[name]
+    told = []
+    if weights and old.get("base_sha256") != weights:
+        del counted["base_sha256"]
+        before = str(old.get("base_sha256"))
+        told = [f"weights of {new['model']!r}: sha256 {before:.12} → {weights:.12}"]
+    return changed_settings(old, counted) + told
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-016-b
 @dataclass
@@ -148,12 +135,15 @@ class Run:
         self.folder = as_path(folder)
         self.record = self.folder / "run.json"  # settings, versions, beginning
         self.checkpoint = self.folder / "checkpoint.safetensors"  # removed at the end
+        self.before = self.folder / "responses_before.json"  # so is this
         self.adapter = self.folder / "adapter"  # with LoRA only
         self.history = self.folder / "history.csv"
         self.plot = self.folder / "losses.png"
         self.responses = self.folder / "responses.json"
         self.metrics = self.folder / "metrics.json"  # written last: it is complete
         self.report = self.folder / "report.html"
+        self.locked = False  # by this process
+        self._lock = FolderLock(self.folder)
 
     def files(self) -> list[str]:  # names, sorted
         "What is there of the files that a run writes; `ValueError` if it is no folder."
@@ -162,12 +152,23 @@ class Run:
         there = self.folder.iterdir() if self.folder.exists() else ()
         return sorted({f.name for f in there} & {*RUN_FILES, *_SOMETIMES})
 
-    def claim(
-        self,
-        record: dict[str, Any],  # `settings`, `versions`, `started`, `resumed`
-    ) -> None:
-        "Write `run.json`, with the process that works here now."
-        write_json(self.record, record | {"process": _this_process()})
+    def lock(self) -> None:
+        "Keep others out, and remove what a killed run was writing; or `ValueError`."
+        self.locked = self._lock.acquire()
+        for folder in (self.folder, self.adapter):
+            remove_stale(folder)
+        for folder in self.folder.glob(".saving-*"):  # of `save_pretrained`
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def release(self) -> None:
+        "Let others in."
+        self._lock.release()
+        self.locked = False
+
+    def tidy(self) -> None:
+        "Remove what only a run that is not complete needs."
+        self.checkpoint.unlink(missing_ok=True)
+        self.before.unlink(missing_ok=True)
 
     def read(self) -> RunRecord:
         "What is there about the run; `ValueError` names a file that is damaged."
@@ -178,29 +179,20 @@ class Run:
         history = History.from_csv(self.history) if self.history.is_file() else None
         return RunRecord(record["settings"], record["versions"], metrics, history)
 
-    def release(self) -> None:
-        "Say in `run.json` that this process works here no longer."
-        record = _read_record(self.record)
-        record.pop("process", None)
-        write_json(self.record, record)
-
 # %% ../nbs/reference/run_folder.ipynb #run-folder-019
 def _only_begun(run: Run) -> bool:
-    "Is nothing there but the `run.json` of a run that nobody works on any more?"
-    if run.files() != ["run.json"]:
+    "Is nothing there but what a run has before its first checkpoint?"
+    if "run.json" not in run.files():
+        return False
+    if not {*run.files()} <= {"run.json", "responses_before.json"}:
         return False
     try:
-        return not _is_running(_read_record(run.record).get("process"))
+        return bool(_read_record(run.record))
     except ValueError:
         return False
 
 
-def create_run(
-    folder: str | Path,  # where the run will be; made if it is not there
-    settings: dict[str, Any],  # all that decides what it does, as `run.json` keeps it
-) -> Run:
-    "Claim a folder for a new run; `ValueError` if files there would be replaced."
-    run = Run(folder)
+def _refuse_taken(run: Run) -> None:
     found = run.files()
     if found and not _only_begun(run):
         what = "a run" if _TELLING & {*found} else "files that a run would write"
@@ -209,7 +201,29 @@ def create_run(
             "was changed; choose another --out, or give --resume to go on with an "
             "interrupted run"
         )
-    run.claim({"settings": settings} | _now())
+
+
+@contextmanager
+def _locked(run: Run) -> Iterator[None]:
+    "Lock the folder, and keep the lock, unless the block fails."
+    run.lock()
+    try:
+        yield
+    except BaseException:
+        run.release()
+        raise
+
+
+def create_run(
+    folder: str | Path,  # where the run will be; made if it is not there
+    settings: dict[str, Any],  # all that decides what it does, as `run.json` keeps it
+) -> Run:
+    "Claim a folder for a new run; `ValueError` if files there would be replaced."
+    run = Run(folder)
+    _refuse_taken(run)  # also where the folder must not be written to
+    with _locked(run):
+        _refuse_taken(run)  # somebody may have been faster
+        write_json(run.record, {"settings": settings} | _now())
     return run
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-021
@@ -222,14 +236,11 @@ def _resumable(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         )
     record = _read_record(run.record)
     if run.metrics.exists():
+        _read_metrics(run.metrics)
+        run.tidy()
         raise ValueError(
             f"{run.folder}: this run is complete; choose another --out for a new one, "
             f"and to train this model further, --model {run.folder} besides"
-        )
-    if _is_running(record.get("process")):
-        raise ValueError(
-            f"{run.folder}: process {record['process']['pid']} is at work on this run; "
-            "wait until it ends, or stop it"
         )
     if changed := _changed(record["settings"], settings):
         raise ValueError(
@@ -247,8 +258,10 @@ def resume_run(
     run = Run(folder)
     if not run.files() or _only_begun(run):
         return create_run(folder, settings)
-    record = _resumable(run, settings)
-    run.claim(record | {"resumed": [*record["resumed"], _now()]})
+    with _locked(run):
+        record = _resumable(run, settings)
+        record |= {"resumed": [*record["resumed"], _now()]}
+        write_json(run.record, record)
     return run
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-024
@@ -267,11 +280,14 @@ def read_run(
 def known_license(
     source: str | Path | None,  # what a model was loaded by: a name, or a folder
 ) -> str | None:  # as the Hub writes it; `None`: its owner must decide
-    "`mit` if a model's base and its data are known to be MIT."
+    "That of the base, if it is known, and the data is ours; else `None`."
     from gpt_course.hub import HUB_NAMES
 
     run = read_run(source)
     base = run.settings["model"] if run else source
     data = run.settings["data"] if run else "builtin"
-    free = str(base) in ("tiny", *HUB_NAMES) and data == "builtin"
-    return "mit" if free else None
+    if data != "builtin":
+        return None
+    if str(base) == "smollm2":
+        return "apache-2.0"
+    return "mit" if str(base) in ("tiny", *HUB_NAMES) else None

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .accidents import Stopped, StopSignals, plain_errors, stopped
+from .disk import check_space
 from .files import write_atomic, write_json
 from .run_folder import Run, create_run, resume_run
 from gpt_course.settings import (
@@ -25,24 +29,22 @@ from gpt_course.settings import (
 )
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
-    from gpt_course.dataset import Records, Splits
+    from gpt_course.answers import Answers
+    from gpt_course.dataset import Splits
     from gpt_course.history import History
     from gpt_course.loaders import Loaders
     from gpt_course.protocols import CausalLM, Tokenizer
-    from gpt_course.responses import Response
 
 # %% auto #0
-__all__ = ['RunConfig', 'answer_and_score', 'run_finetune']
+__all__ = ['RunConfig', 'run_finetune']
 
 # %% ../nbs/reference/runs.ipynb #runs-006
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides what a run does."
 
-    # `tiny`, `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, `hf:OWNER/NAME`, or the
-    # path of a model folder
+    # `tiny`, `gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, `smollm2`,
+    # `hf:OWNER/NAME`, or the path of a model folder
     model: str | Path = "tiny"
     # folder for the results; must not hold a run yet
     out: str | Path = "runs/finetune"
@@ -59,7 +61,7 @@ class RunConfig:
         # training and the answers
         **options: Any,
     ) -> RunConfig:
-        "The same from plain names; `ValueError` for names and values that cannot be."
+        "The same from `options`; `ValueError` for names and values that cannot be."
         own = {k: options.pop(k) for k in ("model", "out", "device") if k in options}
         groups = (DataConfig, TrainConfig, LoraConfig, GenerationConfig)
         return cls(**own, **_by_field(split_options(options, *groups)))
@@ -96,18 +98,25 @@ class _Job:
     tokenizer: Tokenizer
     splits: Splits
     loaders: Loaders
+    base_sha256: str  # of the weights, before anything is trained
     trained: float  # share of the parameters that is trained
     say: Callable[[str], None]  # for what a person should know
     progress: bool  # show bars
 
     def settings(self) -> dict[str, Any]:
         "For `run.json`: the settings, and what was found of data and device."
+        from gpt_course.smollm2 import smollm2_weights
+
         content = json.dumps(self.splits).encode()
         device = next(self.network.parameters()).device
-        return self.config.settings() | {
+        found = {
             "data_sha256": hashlib.sha256(content).hexdigest(),
+            "base_sha256": self.base_sha256,
             "device": device.type,
         }
+        if str(self.config.model) == "smollm2":  # one of two
+            found["weights"] = smollm2_weights()
+        return self.config.settings() | found
 
 # %% ../nbs/reference/runs.ipynb #runs-031
 def _kept(
@@ -152,6 +161,7 @@ def _adapt(
 # %% ../nbs/reference/runs.ipynb #runs-033
 def _prepare(config: RunConfig, say: Callable[[str], None], progress: bool) -> _Job:
     "Load, split and encode; everything that can be refused is refused here."
+    from gpt_course.checkpoints import weights_sha256
     from gpt_course.dataset import load_data
     from gpt_course.finetuning import default_lr
     from gpt_course.loaders import make_loaders
@@ -167,10 +177,13 @@ def _prepare(config: RunConfig, say: Callable[[str], None], progress: bool) -> _
     )
     splits = _kept(splits, loaders, say)
     encode_prompts(splits.test, tokenizer, context)  # is there room for the answers?
+    base = weights_sha256(network.parameters())
     trained = _adapt(network, config.lora, train.seed, say)
     if train.lr is None:
         config = replace(config, train=replace(train, lr=default_lr(network)))
-    return _Job(config, network, tokenizer, splits, loaders, trained, say, progress)
+    return _Job(
+        config, network, tokenizer, splits, loaders, base, trained, say, progress
+    )
 
 # %% ../nbs/reference/runs.ipynb #runs-035
 def _memory_note(job: _Job) -> str:
@@ -192,9 +205,25 @@ def _memory_note(job: _Job) -> str:
         optimizer=train.optimizer,
     )
 
+# %% ../nbs/reference/runs.ipynb #runs-035-b
+def _space_note(job: _Job) -> str:
+    "Empty, or why the disk may not suffice; `ValueError` if it certainly will not."
+    run, network = Run(job.config.out), job.network
+    trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
+    states = 2 if job.config.train.optimizer == "adamw" else 0.5  # of each number
+    checkpoint = int(trained * (1 + states))
+    weights = sum(p.nbytes for p in network.parameters())
+    there = run.checkpoint.stat().st_size if run.checkpoint.exists() else 0
+    # at the end, the weights are written while the last checkpoint is there
+    most = checkpoint + max(checkpoint, weights) + _SMALL_FILES - there
+    return check_space(run.folder, most, max(checkpoint, weights))
 
-def _mind_memory(job: _Job) -> None:
-    "Ask for memory back where it is scarce, and warn."
+
+_SMALL_FILES = 4_000_000  # tokenizer, plot and report, roughly
+
+
+def _mind_resources(job: _Job) -> None:
+    "Ask for memory back where it is scarce, and warn; refuse what cannot work."
     from gpt_course.memory import bf16_fault, return_freed_memory
 
     train = job.config.train
@@ -202,35 +231,32 @@ def _mind_memory(job: _Job) -> None:
         return_freed_memory()
     device = next(job.network.parameters()).device
     notes = [bf16_fault(device) if train.bf16 else "", _memory_note(job)]
-    for note in filter(None, notes):
+    for note in filter(None, [*notes, _space_note(job)]):
         job.say(f"warning: {note}")
 
 # %% ../nbs/reference/runs.ipynb #runs-037
-def answer_and_score(
-    network: CausalLM,  # in evaluation mode
-    tokenizer: Tokenizer,  # the one that belongs to it
-    records: Records,  # with the wanted answers
-    loader: DataLoader,  # the same records as batches, for the loss
-    config: GenerationConfig = GenerationConfig(),  # how answers are written
-    progress: bool = False,  # show a bar
-) -> tuple[list[Response], dict[str, Any]]:  # answers in order; scores and seconds
-    "Answers to records, and their scores with the loss and the time it took."
-    from gpt_course.evaluation import score_responses
-    from gpt_course.finetuning import evaluate_loss
-    from gpt_course.responses import respond
-
-    start = time.perf_counter()
-    responses = respond(network, tokenizer, records, config, progress=progress)
-    seconds = {"answer": round(time.perf_counter() - start, 2)}
-    scores = {"loss": evaluate_loss(network, loader)}
-    scores |= score_responses(records, responses)
-    return responses, scores | {"seconds": seconds}
+# what answers before training depend on
+_DECIDING = (
+    "data_sha256",
+    "base_sha256",
+    "device",
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "generation_seed",
+)
 
 
-def _answer(job: _Job, when: str) -> tuple[list[Response], dict[str, Any]]:
-    records = job.splits.test
-    job.say(f"answering {len(records)} test records {when} …")
-    return answer_and_score(
+def _answer(job: _Job, answers: Answers, when: str) -> Answers:
+    "Answers and scores of the test records; what is known is not asked again."
+    from gpt_course.answers import complete_answers
+
+    known, records = len(answers.responses), job.splits.test
+    told = f"; {known} answers are known" if known else ""
+    job.say(f"answering {len(records)} test records {when}{told} …")
+    return complete_answers(
+        answers,
         job.network,
         job.tokenizer,
         records,
@@ -239,27 +265,41 @@ def _answer(job: _Job, when: str) -> tuple[list[Response], dict[str, Any]]:
         job.progress,
     )
 
+
+def _answer_before(job: _Job, run: Run, settings: dict[str, Any]) -> Answers:
+    from gpt_course.answers import read_answers
+
+    of = {name: settings[name] for name in _DECIDING}
+    return _answer(job, read_answers(run.before, of, len(job.splits.test)), "before")
+
 # %% ../nbs/reference/runs.ipynb #runs-039
-def _train(job: _Job, run: Run, resume: bool) -> tuple[History, float]:
+def _train(
+    job: _Job, run: Run, settings: dict[str, Any], resume: bool, signals: StopSignals
+) -> tuple[History, float]:
     "The rows of the training and its seconds; LoRA is saved, then merged."
-    from gpt_course.finetuning import Callback, Checkpointer, ProgressBar, finetune
+    from gpt_course.callbacks import ProgressBar, SaveAndStop
+    from gpt_course.finetuning import Callback, Checkpointer, finetune
     from gpt_course.history import History
     from gpt_course.lora import merge_lora, remove_lora, save_adapter
 
-    callbacks: list[Callback] = [Checkpointer(run.checkpoint, resume)]
+    checkpointer = Checkpointer(run.checkpoint, resume, job.base_sha256)
+    callbacks: list[Callback] = [checkpointer]
     if job.progress:
         callbacks.append(ProgressBar())
+    callbacks.append(SaveAndStop(signals, checkpointer))
     start = time.perf_counter()
     rows = finetune(
         job.network, job.loaders.train, job.loaders.val, job.config.train, callbacks
     )
     seconds = round(time.perf_counter() - start, 2)
+    signals.check()  # one that came after the last step
     if job.config.lora.lora_rank:
-        save_adapter(job.network, run.adapter, job.config.model)
+        base = settings.get("weights", job.config.model)
+        save_adapter(job.network, run.adapter, base)
         remove_lora(merge_lora(job.network))
     return History(rows), seconds
 
-
+# %% ../nbs/reference/runs.ipynb #runs-039-b
 def _write_results(
     job: _Job,
     run: Run,
@@ -280,38 +320,83 @@ def _write_results(
     page = render_report(told, metrics, compared, history.summary(), plot)
     write_atomic(run.report, page)
     write_json(run.metrics, metrics)
-    run.checkpoint.unlink(missing_ok=True)
+    run.tidy()
 
 # %% ../nbs/reference/runs.ipynb #runs-041
+def _what_is_kept(run: Run) -> str:
+    "For somebody who has stopped a run."
+    from gpt_course.checkpoints import checkpoint_state
+
+    go_on = "the same command with --resume goes on from there"
+    if run.checkpoint.exists():
+        state = checkpoint_state(run.checkpoint)
+        done, steps = len(state["rows"]) - 1, state["settings"]["steps"]
+        return f"step {done} of {steps} is saved; {go_on}"
+    if run.before.exists():
+        return f"answers before the training are saved; {go_on}"
+    return "nothing is saved yet; the same command begins again"
+
+
+@contextmanager
+def _claimed(
+    config: RunConfig, settings: dict[str, Any], resume: bool
+) -> Iterator[Run]:  # is released at the end
+    "The folder for this run alone; whoever stops it hears what is kept."
+    run = (resume_run if resume else create_run)(config.out, settings)
+    try:
+        yield run
+    except (Stopped, KeyboardInterrupt) as e:
+        signum = e.signum if isinstance(e, Stopped) else signal.SIGINT
+        raise stopped(signum, _what_is_kept(run)) from None
+    finally:
+        run.release()
+
+# %% ../nbs/reference/runs.ipynb #runs-041-c
+def _run(
+    job: _Job, run: Run, settings: dict[str, Any], resume: bool, signals: StopSignals
+) -> dict[str, Any]:  # the metrics
+    "From the answers before to the report."
+    from gpt_course.answers import Answers
+    from gpt_course.dataset import audit_splits
+    from gpt_course.responses import compare_responses
+
+    train, val, test = map(len, job.splits)
+    job.say(
+        f"{job.config.data.data}: {train} training, {test} test, {val} validation "
+        f"records; {audit_splits(job.splits)}"
+    )
+    if not run.locked:
+        job.say("warning: no locks on this disk; let no other process work here")
+    if resume and not run.checkpoint.exists():
+        job.say("there is no checkpoint yet; the training begins anew")
+    before = _answer_before(job, run, settings)
+    history, seconds = _train(job, run, settings, resume, signals)
+    after = _answer(job, Answers(), "after")
+    after.scores["seconds"]["finetune"] = seconds
+    if resume:
+        after.scores["seconds"]["resumed"] = True  # so it is the last part only
+    metrics = {"before": before.scores, "after": after.scores}
+    records = job.splits.test
+    compared = compare_responses(records, before.responses, after.responses)
+    _write_results(job, run, metrics, compared, history)
+    return metrics
+
+# %% ../nbs/reference/runs.ipynb #runs-041-b
+@plain_errors()
 def run_finetune(
     config: RunConfig = RunConfig(),  # what to do, and where
     resume: bool = False,  # go on with an interrupted run in the folder
     progress: bool = True,  # show bars
     say: Callable[[str], None] = _tell,  # gets each line for a person; stderr
 ) -> dict[str, Any]:  # what `metrics.json` holds: scores `before` and `after`
-    "Fine-tune a model on instruction records and leave everything in a folder."
-    from gpt_course.dataset import audit_splits
-    from gpt_course.responses import compare_responses
+    """Fine-tune a model on instruction records and leave everything in a folder.
 
-    job = _prepare(config, say, progress)
-    begin = resume_run if resume else create_run
-    run = begin(config.out, job.settings())
-    try:
-        train, val, test = map(len, job.splits)
-        say(
-            f"{config.data.data}: {train} training, {test} test, {val} validation "
-            f"records; {audit_splits(job.splits)}"
-        )
-        _mind_memory(job)
-        before, scores_before = _answer(job, "before")
-        history, seconds = _train(job, run, resume)
-        after, scores_after = _answer(job, "after")
-        scores_after["seconds"]["finetune"] = seconds
-        if resume:
-            scores_after["seconds"]["resumed"] = True  # so it is the last part only
-        metrics = {"before": scores_before, "after": scores_after}
-        compared = compare_responses(job.splits.test, before, after)
-        _write_results(job, run, metrics, compared, history)
-    finally:
-        run.release()
-    return metrics
+    `ValueError` or `OSError` says what is wrong. SIGINT (Ctrl-C), SIGTERM and SIGHUP
+    raise `Stopped`, in the training after the step is finished and saved.
+    """
+    with StopSignals(say) as signals:
+        job = _prepare(config, say, progress)
+        settings = job.settings()
+        _mind_resources(job)
+        with _claimed(job.config, settings, resume) as run:
+            return _run(job, run, settings, resume, signals)

@@ -19,8 +19,8 @@ from typing import Any
 from .files import some
 
 # %% auto #0
-__all__ = ['ON_OVERFLOW', 'OPTIMIZERS', 'DataConfig', 'TrainConfig', 'LoraConfig', 'GenerationConfig', 'split_options',
-           'field_help']
+__all__ = ['ON_OVERFLOW', 'OPTIMIZERS', 'FREE_TO_CHANGE', 'DataConfig', 'TrainConfig', 'changed_settings', 'LoraConfig',
+           'GenerationConfig', 'JudgeConfig', 'split_options', 'field_help']
 
 # %% ../nbs/reference/settings.ipynb #settings-006
 Rule = tuple[Callable[[Any], bool], str]  # a test, and what is needed, in words
@@ -146,6 +146,8 @@ class DataConfig:
 
 # %% ../nbs/reference/settings.ipynb #settings-015
 OPTIMIZERS = ("adamw", "adamw8bit")
+# with other values of these, a resumed run gives the same numbers
+FREE_TO_CHANGE = ("save_minutes", "save_steps", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,11 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1  # batches for one step of the optimizer
     max_grad_norm: float = 1.0  # a longer gradient is shortened to this norm
     eval_steps: int = 50  # steps between validation losses; also after each epoch
-    save_steps: int = 100  # steps between checkpoints
+    # minutes between checkpoints; there is also one at the end of the training, and
+    # where Ctrl-C (SIGINT), SIGTERM or SIGHUP ends it early
+    save_minutes: float = 5.0
+    # steps between more checkpoints; without it, only time counts
+    save_steps: int | None = None
     seed: int = 123  # for the order of the records and for dropout
     optimizer: str = "adamw"  # `adamw8bit` keeps its two states in 8 bits (Linux, CUDA)
     # multiply in bfloat16; weights, gradients and the loss stay float32
@@ -173,8 +179,10 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least_one = ("epochs", "gradient_accumulation_steps", "eval_steps")
-        rules = {name: _whole(1) for name in (*at_least_one, "save_steps")}
+        rules = {name: _whole(1) for name in at_least_one}
         rules |= {
+            "save_minutes": _above_0(),
+            "save_steps": _or_none(_whole(1)),
             "lr": _or_none(_above_0()),
             "weight_decay": _at_least_0(),
             "warmup_steps": _steps_or_share(),
@@ -185,6 +193,19 @@ class TrainConfig:
             "gradient_checkpointing": _yes_or_no(),
         }
         _check(self, rules)
+
+# %% ../nbs/reference/settings.ipynb #settings-016-b
+def changed_settings(
+    before: Any,  # names and values, as a file of an earlier run has them
+    now: dict[str, Any],  # the same of this run
+) -> list[str]:  # a text for each
+    "What is not as it was; empty if a run may go on."
+    before = before if isinstance(before, dict) else {}
+    return [
+        f"{name} {before.get(name)!r} → {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value and name not in FREE_TO_CHANGE
+    ]
 
 # %% ../nbs/reference/settings.ipynb #settings-017
 @dataclass(frozen=True)
@@ -228,6 +249,29 @@ class GenerationConfig:
             "seed": _any_whole(),
         }
         _check(self, rules)
+
+# %% ../nbs/reference/settings.ipynb #settings-018-b
+@dataclass(frozen=True)
+class JudgeConfig:
+    "Another model that grades the answers, behind an OpenAI-compatible address."
+
+    # its address, such as `http://localhost:11434/v1`
+    judge: str | None = None
+    judge_model: str | None = None  # the name of the model that grades there
+    # the environment variable that holds the key for that address; without it,
+    # OPENAI_API_KEY for api.openai.com, and no key for other addresses
+    judge_key_env: str | None = None
+    # seconds for a whole reply; without it, 600 for the first, while the model may have
+    # to be loaded, and 120 for those that follow
+    judge_timeout: float | None = None
+    # file for the replies, from which a judgement that broke off goes on; without it,
+    # MODEL-judge.jsonl beside the model's folder, or in the working folder
+    judge_out: str | None = None
+
+    def __post_init__(self):
+        names = ("judge", "judge_model", "judge_key_env", "judge_out")
+        rules = {name: _or_none(_text()) for name in names}
+        _check(self, rules | {"judge_timeout": _or_none(_above_0())})
 
 # %% ../nbs/reference/settings.ipynb #settings-020
 def split_options(

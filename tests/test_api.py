@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import gpt_course as gpt
 from gpt_course.finetuning import default_lr
 from gpt_course.loaders import Loaders, make_loaders
-from gpt_course.lora import LoRALinear
+from gpt_course.lora import LoRALinear, add_lora
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained
 from gpt_course.scores import Scores
@@ -127,6 +127,7 @@ def test_respond_takes_a_text_a_record_or_a_list(model):
     assert all(isinstance(answer, str) for answer in alone)
     assert model.respond(["Say hi.", record], max_new_tokens=5) == alone
     assert model.respond([record], max_new_tokens=5) == alone[1:]
+    assert model.respond(("Say hi.", record), max_new_tokens=5) == alone
     streamed = ["".join(model.stream(r, max_new_tokens=5)) for r in ("Say hi.", record)]
     assert [text.strip() for text in streamed] == alone
     again = {"temperature": 1.0, "seed": 4, "max_new_tokens": 5}
@@ -228,6 +229,24 @@ def test_lora_is_merged_and_gone(model, records, tmp_path):
     gpt.finetune(model, records, lora_rank=2, **SHORT)  # and once more
 
 
+def test_what_was_frozen_before_lora_is_frozen_after_it(model, records):
+    for name, p in model.network.named_parameters():
+        p.requires_grad_("ln" not in name)
+    before = [p.requires_grad for p in model.network.parameters()]
+    gpt.finetune(model, records, lora_rank=2, **SHORT)
+    assert [p.requires_grad for p in model.network.parameters()] == before
+
+
+def test_what_could_not_be_saved_is_refused_before_training(model, records, tmp_path):
+    add_lora(model.network, rank=2)
+    before, out = weights(model), tmp_path / "run"
+    with pytest.raises(ValueError, match="^model has LoRA layers.*save_adapter"):
+        gpt.finetune(model, records, out=out, **SHORT)
+    assert equal(weights(model), before) and not out.exists()
+    gpt.finetune(model, records, **SHORT)  # without a folder, LoRA alone is trained
+    assert not equal(weights(model), before)
+
+
 def test_interrupted_training_leaves_a_model_that_can_be_used(
     model, records, monkeypatch
 ):
@@ -299,6 +318,13 @@ def test_of_several_answers_the_most_typical_is_scored(model, records):
     assert gpt.evaluate(model, records[:4], samples=3, **options) == some
 
 
+def test_the_bar_is_shown_for_several_answers_too(model, records, capsys):
+    for progress in (False, True):
+        options = {"max_new_tokens": 2, "samples": 3, "progress": progress}
+        gpt.evaluate(model, records[:4], **options)
+        assert ("12/12" in capsys.readouterr().err) == progress
+
+
 # wrong calls
 
 
@@ -361,6 +387,20 @@ def wrong_calls():
             lambda model: gpt.finetune(random, good, tokenizer="gpt2"),
             "tokenizer is 'gpt2'; need the tokenizer",
         ),
+        "a tokenizer that is too large": (
+            lambda model: gpt.finetune(
+                random, good, tokenizer=load_tokenizer("gpt2", 401)
+            ),
+            "tokenizer has 401 ids, and the model has a vocabulary of 400",
+        ),
+        "the same to evaluate": (
+            lambda model: gpt.evaluate(random, good, tokenizer=load_tokenizer("gpt2")),
+            "tokenizer has 50,257 ids, and the model",
+        ),
+        "data of another model": (
+            finetune(make_loaders(splits, load_tokenizer("gpt2"), 512)),
+            "data.train has the token 50256, and the model",
+        ),
         "a number to load": (lambda model: gpt.load(7), "name is 7; need the name"),
         "an unknown model": (lambda model: gpt.load("gpt5"), "gpt5"),
         # data
@@ -395,6 +435,11 @@ def wrong_calls():
         ),
         "nothing to evaluate": (evaluate([]), "records"),
         "no samples": (evaluate(good, samples=0), "samples is 0; need at least 1"),
+        "a part of a sample": (evaluate(good, samples=1.5), "samples is 1.5; need"),
+        "samples that are all the same": (
+            evaluate(good, samples=2, temperature=0),
+            "temperature is 0: all samples would be the same answer",
+        ),
         # values
         "a temperature": (respond("Hi.", temperature=-1), "temperature is -1; need"),
         "a rank": (finetune(good, lora_rank=-1), "lora_rank is -1; need"),

@@ -14,12 +14,14 @@ import time
 import pytest
 import torch
 
+from gpt_course.checkpoints import checkpoint_state
 from gpt_course.lora import load_adapter
 from gpt_course.pretrained import load_pretrained
 from gpt_course.run_folder import RUN_FILES
 from gpt_course.settings import (
     DataConfig,
     GenerationConfig,
+    JudgeConfig,
     LoraConfig,
     TrainConfig,
     field_help,
@@ -68,7 +70,7 @@ def test_alone_it_prints_its_help():
         ("finetune", [DataConfig, TrainConfig, LoraConfig, GenerationConfig]),
         ("respond", [GenerationConfig]),
         ("chat", [GenerationConfig]),
-        ("evaluate", [GenerationConfig]),
+        ("evaluate", [GenerationConfig, JudgeConfig]),
         ("export", []),
         ("lab", []),
     ],
@@ -206,7 +208,16 @@ def test_an_existing_run_is_left_alone(finished, small_model, small_data):
 
 def test_killed_and_resumed_gives_the_same(small_model, small_data, tmp_path):
     args = [small_model, small_data]
-    more = ["--max-new-tokens", 4, "--epochs", 40, "--batch-size", 4]
+    more = [
+        "--save-steps",
+        50,
+        "--max-new-tokens",
+        4,
+        "--epochs",
+        40,
+        "--batch-size",
+        4,
+    ]
     assert finetune(*args, tmp_path / "whole", *more).returncode == 0
     killed = tmp_path / "killed"
     command = ["finetune", "--model", small_model, "--data", small_data, "--out"]
@@ -236,22 +247,34 @@ def test_killed_and_resumed_gives_the_same(small_model, small_data, tmp_path):
         assert (killed / name).read_bytes() == whole, name
 
 
-def test_interrupted_it_says_how_to_go_on(small_model, small_data, tmp_path):
-    args = ["finetune", "--model", small_model, "--data", small_data, "--epochs", 5000]
+@pytest.mark.parametrize("name, code", [("INT", 130), ("TERM", 143), ("HUP", 129)])
+def test_stopped_it_saves_the_step_and_says_how_to_go_on(
+    name, code, small_model, small_data, tmp_path
+):
+    "Long before a checkpoint is due; the rows that are saved are those of the run."
+    args = [small_model, small_data, tmp_path / "run", "--epochs", 2000]
+    command = ["finetune", "--model", args[0], "--data", args[1], "--out", *args[2:]]
     process = subprocess.Popen(
-        [*COMMAND, *map(str, args), "--out", str(tmp_path / "run")],
+        [*COMMAND, *map(str, command), "--max-new-tokens", "2"],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    while not (tmp_path / "run" / "checkpoint.safetensors").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "the same command with --resume goes on" in said
-    assert "Traceback" not in said
+    said = ""
+    while "fine-tuning" not in said:
+        said += process.stderr.read(1)
+    time.sleep(1)
+    process.send_signal(getattr(signal, f"SIG{name}"))
+    said += process.communicate(timeout=120)[1]
+    assert process.returncode == code
+    why = "interrupted" if name == "INT" else f"stopped by SIG{name}"
+    told = rf"^gpt-course finetune: {why}: step (\d+) of 14000 is saved; the same "
+    found = re.search(told + "command with --resume goes on from there$", said, re.M)
+    assert found and int(found[1]) > 0 and "Traceback" not in said, said
+    left = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert left == ["checkpoint.safetensors", "responses_before.json", "run.json"]
+    rows = checkpoint_state(tmp_path / "run" / "checkpoint.safetensors")["rows"]
+    assert len(rows) == int(found[1]) + 1
 
 
 def test_lora_leaves_an_adapter_and_the_merged_model(small_model, small_data, tmp_path):

@@ -147,6 +147,61 @@ def test_a_split_that_cannot_be_is_refused(n, options, said):
         Records([RECORD] * n).split(**options)
 
 
+def told(*parts):
+    "Records that say which part they belong to; `None`: without the field."
+    return Records(
+        ask(f"Say {i}.") | ({} if part is None else {"part": part})
+        for i, part in enumerate(parts)
+    )
+
+
+def test_records_that_name_their_parts_are_split_by_them(tmp_path):
+    records = told("test", "train", "val", "train", "test")
+    splits = records.split()
+    assert splits == split_records(records)
+    assert splits.train == [records[1], records[3]]
+    assert splits.val == [records[2]]
+    assert splits.test == [records[0], records[4]]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)), "utf-8")
+    assert load_data(path).split() == splits
+
+
+@pytest.mark.parametrize("options", [dict(seed=1), dict(train=0.5), dict(test=0.05)])
+def test_a_seed_or_a_portion_does_not_mix_named_parts(options):
+    with pytest.raises(ValueError, match="'part'; leave seed and portions out"):
+        told("train", "val", "test").split(**options)
+
+
+@pytest.mark.parametrize(
+    "parts, said",
+    [
+        (("train", "val", None), "record 3: field 'part' is None, but others have"),
+        (("tain", "val", "test"), "record 1: field 'part' is 'tain', but others have"),
+        (("train", "val", "val"), "the records name only train and val; need"),
+    ],
+)
+def test_parts_that_are_not_all_named_are_refused(parts, said):
+    with pytest.raises(ValueError, match=said):
+        told(*parts).split()
+
+
+@pytest.mark.parametrize("parts", [("train",) * 20, ("noun",) * 20, (None,) * 20])
+def test_records_of_one_part_are_split_like_others(parts):
+    records = told(*parts)
+    splits = records.split()
+    assert list(map(len, splits)) == [17, 1, 2]
+    assert splits.train + splits.test + splits.val == records
+    assert records.split(seed=1) != splits
+
+
+def test_the_builtin_records_name_their_parts():
+    records = load_data("builtin")
+    for name, part in records.split()._asdict().items():
+        assert {r["part"] for r in part} == {name}
+    assert len(Records(records[:60]).split().train) == 51
+
+
 # --- the audit ---
 
 

@@ -7,12 +7,13 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from gpt_course.callbacks import ProgressBar
+from gpt_course.checkpoints import checkpoint_state, save_checkpoint
 from gpt_course.dataset import Records
 from gpt_course.finetuning import (
     COLUMNS,
     Callback,
     Checkpointer,
-    ProgressBar,
     StepBatches,
     cosine_with_warmup,
     default_lr,
@@ -151,6 +152,56 @@ def test_resumed_inside_and_between_epochs_with_accumulation(tmp_path, step):
     assert run(Checkpointer(path, resume=True), config=config) == run(config=config)
 
 
+def test_how_often_it_is_saved_may_change(tmp_path):
+    path = tmp_path / "c.safetensors"
+    interrupted(path)
+    rarely = TrainConfig(epochs=2, lr=1e-3, save_minutes=60)
+    assert run(Checkpointer(path, resume=True), config=rarely) == run()
+
+
+def lora_run(*callbacks, seed=1):
+    model = add_lora(small(seed=seed), rank=2)
+    return run(*callbacks, model=model, config=CONFIG)
+
+
+def test_what_is_frozen_must_be_the_same(tmp_path):
+    "It is not in the checkpoint, and an other base of the same shape fits it."
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        lora_run(Checkpointer(path), StopAt(4))
+    with pytest.raises(ValueError, match="other settings .base_sha256 '"):
+        lora_run(Checkpointer(path, resume=True), seed=2)
+    assert lora_run(Checkpointer(path, resume=True)) == lora_run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state | {"rows": None},
+        lambda state: state | {"rows": []},
+        lambda state: state | {"rows": state["rows"][1:]},
+        lambda state: state | {"rows": [*state["rows"], None]},
+        lambda state: state | {"rows": [row | {"step": 0} for row in state["rows"]]},
+        lambda state: state | {"rows": [{**row, "lr": "x"} for row in state["rows"]]},
+        lambda state: state | {"rows": [row | {"more": 1} for row in state["rows"]]},
+        lambda state: {"settings": state["settings"]},
+        lambda state: state | {"settings": None},
+        lambda state: {"rows": state["rows"]},
+        lambda state: {},
+    ],
+)
+def test_a_state_that_is_not_of_this_run_is_refused(change, tmp_path):
+    path = tmp_path / "c.safetensors"
+    interrupted(path)
+    state = change(checkpoint_state(path))
+    model, loaders = small(), loaders_of()
+    save_checkpoint(path, model, [make_optimizer(model, 1e-3, 0.1)], state)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match="its rows are not|was made with other sett"):
+        run(Checkpointer(path, resume=True), model=model, loaders=loaders)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
 def test_without_a_file_a_resumed_run_begins_and_without_resume_it_begins_again(
     tmp_path,
 ):
@@ -166,8 +217,31 @@ def test_the_file_is_written_when_it_is_due(tmp_path):
     path = tmp_path / "c.safetensors"
     interrupted(path, step=6, config=TrainConfig(epochs=2, save_steps=4))
     assert load_file(path)["optimizer.0.0.step"].item() == 4
-    run(Checkpointer(path), config=TrainConfig(epochs=2, save_steps=100))
+    run(Checkpointer(path), config=TrainConfig(epochs=2))
     assert load_file(path)["optimizer.0.0.step"].item() == 10
+
+
+def test_time_decides_when_a_file_is_written(tmp_path, monkeypatch):
+    "A clock that goes on by half a minute in each step."
+    path, seconds, written = tmp_path / "c.safetensors", [0], []
+    monkeypatch.setattr("time.monotonic", lambda: float(seconds[0]))
+
+    class Clock(Callback):
+        def on_step_end(self, state):
+            seconds[0] += 30
+
+    class Look(Callback):
+        def on_step_end(self, state):
+            if path.exists():
+                written.append(int(load_file(path)["optimizer.0.0.step"]))
+
+    callbacks = [Clock(), Checkpointer(path), Look()]
+    run(*callbacks, config=TrainConfig(epochs=2, save_minutes=2))
+    assert written == [4, 4, 4, 4, 8, 8, 10]
+    path.unlink()
+    written.clear()
+    run(*callbacks, config=TrainConfig(epochs=2, save_minutes=2, save_steps=3))
+    assert written == [3, 3, 3, 6, 6, 6, 9, 10]
 
 
 # Callbacks, and what they leave

@@ -1,29 +1,45 @@
 """The house rules: which room may use which, how long things are, what is said.
 
-The floors are those of CONTRIBUTING; the modules are read as text, nothing is imported.
+The floors are those of CONTRIBUTING. The modules are read as text; only what is said of
+parameters is asked of the imported ones, by the library that writes the site.
 """
 
 import ast
+import importlib
+import inspect
 import io
 import json
 import re
 import tokenize
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
+from fastcore.docments import docments
+
+from gpt_course import settings
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gpt_course"
 FLOORS = [
-    ["files", "downloads", "settings", "protocols", "whiteboard"],
-    ["dataset", "tokenizers"],
+    [
+        *("terminal", "files", "disk", "accidents", "downloads"),
+        *("settings", "protocols", "whiteboard"),
+    ],
+    ["normalize", "dataset", "prompts", "tokenizers"],
     ["batching", "loaders", "model", "generation"],
-    ["checkpoints", "hub", "transformers_model", "pretrained", "lora"],
-    ["finetuning", "history"],
-    ["responses", "evaluation", "scores"],
+    ["checkpoints", "hub", "transformers_model", "smollm2", "pretrained", "lora"],
+    ["finetuning", "callbacks", "history"],
+    ["responses", "evaluation", "endpoint", "judge", "scores", "answers"],
     ["memory", "run_folder", "report", "runs", "model_card", "gguf", "sharing"],
     ["console", "lectures", "api", "chat", "cli"],
-    ["tiny.sentences", "tiny.encyclopedia", "tiny.sheets", "tiny.pretraining"],
+    [
+        "tiny.sentences",
+        "tiny.encyclopedia",
+        "tiny.sheets",
+        "tiny.plain",
+        "tiny.pretraining",
+    ],
 ]
 ROOMS = [room for floor in FLOORS for room in floor]
 CORE = [room for room in ROOMS if not room.startswith("tiny.")]
@@ -44,8 +60,10 @@ def notebooks():
 
 
 def code_cells(path):
+    "Source, without magics, and cell."
     cells = json.loads(path.read_text("utf-8"))["cells"]
-    return [("".join(c["source"]), c) for c in cells if c["cell_type"] == "code"]
+    code = [c for c in cells if c["cell_type"] == "code"]
+    return [(re.sub(r"(?m)^%.*$", "", "".join(c["source"])), c) for c in code]
 
 
 def imports(room):
@@ -173,45 +191,116 @@ def comment_lines(text):
     return {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
 
 
-def undocumented(node, comments):
-    "Parameters without a comment on their line or on the line above them."
-    args = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-    args += [a for a in (node.args.vararg, node.args.kwarg) if a]
-    named = [a for a in args if a.arg not in ("self", "cls")]
-    return [
-        f"{node.name}({a.arg})"
-        for a in named
-        if not {a.lineno, a.end_lineno, a.lineno - 1} & comments
-    ]
+# rooms that others are at work on; take one out when it passes
+PENDING = ("judge", "cli")
+pending = pytest.mark.xfail(reason="comments that the site does not show")
+DOCUMENTED = [
+    pytest.param(room, marks=pending) if room in PENDING else room for room in CORE
+]
 
 
-def public_functions(tree):
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            yield node
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            for part in node.body:
-                if not isinstance(part, ast.FunctionDef):
-                    continue
-                if part.name == "__init__" or not part.name.startswith("_"):
-                    yield part
+def public_things(room):
+    "Functions, dataclasses and methods of a room, by name, if it takes parameters."
+    module = importlib.import_module(f"gpt_course.{room}")
+
+    def is_own(thing):
+        return getattr(thing, "__module__", None) == module.__name__
+
+    for name, thing in vars(module).items():
+        if name.startswith("_") or not is_own(thing):
+            continue
+        if not inspect.isclass(thing):
+            if inspect.isfunction(thing):
+                yield name, thing
+            continue
+        if is_dataclass(thing):
+            yield name, thing
+        for part, method in vars(thing).items():
+            method = getattr(method, "__func__", method)
+            method = method.fset if isinstance(method, property) else method
+            named = not part.startswith("_")
+            if named or (part == "__init__" and not is_dataclass(thing)):
+                if inspect.isfunction(method) and is_own(method):
+                    yield f"{name}.{part}", method
 
 
-def overloaded(node):
-    return any(
-        isinstance(d, ast.Name) and d.id == "overload" for d in node.decorator_list
-    )
+def unsaid(name, thing):
+    "Where the site would say nothing of a parameter, or the wrong thing."
+    said = docments(thing, full=True, args_kwargs=True)
+    for parameter, about in said.items():
+        if parameter not in ("self", "cls", "return") and not about.docment:
+            yield f"{name}({parameter}) has no comment"
+        # the site shows no comment for `**options`
+        options = about.get("kind") == inspect.Parameter.VAR_KEYWORD
+        if options and f"`{parameter}`" not in docstring(name, thing):
+            yield f"{name}: the docstring must say what `{parameter}` takes"
+    returned = docments(thing, full=True).get("return")
+    if returned and returned.docment and returned.anno in (None, "None"):
+        yield f"{name}: {returned.docment!r} stands where a value is returned"
+
+
+def docstring(name, thing):
+    "Of `Chat.__init__`, that of the class."
+    if name.endswith(".__init__"):
+        module = importlib.import_module(thing.__module__)
+        thing = getattr(module, name.removesuffix(".__init__"))
+    return inspect.getdoc(thing) or ""
+
+
+@pytest.mark.parametrize("room", DOCUMENTED)
+def test_every_public_parameter_is_documented(room):
+    assert [fault for found in public_things(room) for fault in unsaid(*found)] == []
 
 
 @pytest.mark.parametrize("room", CORE)
-def test_every_public_parameter_is_documented(room):
+def test_every_field_is_documented(room):
+    "Of tuples and dictionaries with names, too, which `docments` does not know."
     text = path_of(room).read_text("utf-8")
     comments = comment_lines(text)
     bare = []
-    for node in public_functions(ast.parse(text)):
-        if not overloaded(node):
-            bare += undocumented(node, comments)
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for part in node.body:
+                said = {part.lineno, part.end_lineno, part.lineno - 1} & comments
+                if isinstance(part, ast.AnnAssign) and not said:
+                    bare.append(f"{node.name}.{ast.unparse(part.target)}")
     assert bare == []
+
+
+# defaults are stated once, in `settings`; these parameters have shorter names elsewhere
+SHORT = {"rank": "lora_rank", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+
+
+def stated_defaults():
+    "By name, where it is a number or a word; seeds are not always the same thing."
+    groups = ("DataConfig", "TrainConfig", "LoraConfig", "GenerationConfig")
+    found = {}
+    for group in groups:
+        for name, field in getattr(settings, group).__dataclass_fields__.items():
+            says_little = isinstance(field.default, (bool, type(None)))
+            if name != "seed" and not says_little:
+                found[name] = field.default
+    return found | {short: found[name] for short, name in SHORT.items()}
+
+
+def parameters_with_defaults(node):
+    args = [*node.args.posonlyargs, *node.args.args]
+    yield from zip(reversed(args), reversed(node.args.defaults))
+    yield from zip(node.args.kwonlyargs, node.args.kw_defaults)
+
+
+@pytest.mark.parametrize("room", [r for r in DOCUMENTED if r != "settings"])
+def test_a_default_is_stated_once(room):
+    stated = stated_defaults()
+    again = [
+        f"{f.name}({arg.arg}={ast.unparse(default)})"
+        for f in functions(tree_of(room))
+        for arg, default in parameters_with_defaults(f)
+        if isinstance(default, ast.Constant)
+        and arg.arg in stated
+        and stated[arg.arg] == default.value
+    ]
+    assert again == []
 
 
 @pytest.mark.parametrize("room", CORE)
@@ -260,6 +349,16 @@ def test_nothing_asks_a_model_or_tokenizer_what_it_can_do():
         for m in asks.finditer(path_of(room).read_text("utf-8"))
     ]
     assert found == []
+
+
+TEXTS = [*CORE_NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda f: f.stem)
+def test_words_of_the_code_are_spelt_as_in_the_code(path):
+    assert (
+        re.findall(r"(?i)\w*optimis(?:er|ing|ation)\w*", path.read_text("utf-8")) == []
+    )
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=lambda f: f.stem)

@@ -1,5 +1,6 @@
 "LoRA against PEFT, in both directions; the frozen stays; resumed is the same"
 
+import copy
 import json
 import os
 
@@ -303,6 +304,20 @@ def test_transformers_reads_the_merged_model(tmp_path):
     )
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, TransformersModel])
+def test_removing_leaves_frozen_what_was_frozen(wrap):
+    model = wrap(small_llama())
+    names = [name for name, _ in model.named_parameters()]
+    frozen = {name for name in names if "embed" in name or "layers.0" in name}
+    assert frozen
+    for name, p in model.named_parameters():
+        p.requires_grad_(name not in frozen)
+    remove_lora(merge_lora(copy.deepcopy(add_lora(model, rank=2))))
+    remove_lora(model)
+    for name, p in model.named_parameters():
+        assert p.requires_grad == (name not in frozen)
+
+
 def test_removing_unmerged_gives_the_base_back_to_the_bit():
     assert same(
         state(remove_lora(trained(add_lora(small_gpt(), rank=4)))), state(small_gpt())
@@ -407,7 +422,7 @@ def test_training_leaves_the_frozen_weights_bit_identical_and_resumes_to_the_bit
 def test_bad_settings_are_one_error_and_change_nothing(settings, faults):
     model = small_gpt()
     with pytest.raises(ValueError) as e:
-        add_lora(model, **settings)
+        add_lora(model, **{"rank": 2} | settings)
     assert all(f in str(e.value) for f in faults)
     assert same(state(model), state(small_gpt())) and all(
         p.requires_grad for p in model.parameters()

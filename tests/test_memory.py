@@ -138,8 +138,11 @@ def test_a_fault_in_the_measured_process_is_shown():
         measure_step(config, 1, 16, 5, optimizer="sgd")
 
 
-def test_a_strategy_that_needs_a_missing_package_is_left_out(monkeypatch):
-    monkeypatch.setattr(memory, "find_spec", lambda name: None)
+def test_a_strategy_whose_package_cannot_be_imported_is_left_out(tmp_path, monkeypatch):
+    "Also if it is installed, such as without the library that it needs."
+    (tmp_path / "bitsandbytes.py").write_text("raise ImportError('libcudart')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
     monkeypatch.setattr(memory, "measure_step", lambda *_, **__: {"peak": 1})
     rows = memory.compare_strategies(SIZES["tiny"])
     assert [r["strategy"] for r in rows] == [s for s in STRATEGIES if "8-bit" not in s]

@@ -11,9 +11,10 @@ from gpt_course.loaders import make_loaders
 from gpt_course.lora import add_lora, lora_layers, merge_lora, remove_lora
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.prompts import as_messages
 from gpt_course.responses import respond
 from gpt_course.settings import TrainConfig
-from gpt_course.tokenizers import as_messages, load_tokenizer
+from gpt_course.tokenizers import load_tokenizer
 from gpt_course.transformers_model import TransformersModel, TransformersTokenizer
 
 transformers = pytest.importorskip("transformers")

@@ -1,6 +1,7 @@
 "One text, one record or a list of them is answered; what cannot be is named"
 
 import re
+from collections import deque
 
 import pytest
 import torch
@@ -50,6 +51,9 @@ def test_a_text_a_record_and_a_list_are_answered(model, tokenizer):
     single = [respond(model, tokenizer, text, SHORT)[0] for text in several]
     assert respond(model, tokenizer, several, SHORT, batch_size=4) == single
     assert respond(model, tokenizer, []) == []
+    mixed = ("Say hi.", {"instruction": "Say hi."})
+    for sequence in (mixed, [*mixed], deque(mixed)):
+        assert respond(model, tokenizer, sequence, SHORT) == [wanted, wanted]
 
 
 def test_only_new_tokens_are_decoded_and_stripped(model, tokenizer):
@@ -67,6 +71,8 @@ def test_only_new_tokens_are_decoded_and_stripped(model, tokenizer):
     [
         (5, "records is 5; need a text, a record, or a list"),
         (None, "records is None; need"),
+        (b"Say hi.", "records is b'Say hi.'; need"),
+        ({"Say hi."}, "records is {'Say hi.'}; need"),
         (["Say hi.", 5], "records: record 2 is 5; need a text, or a record"),
         ([["Say hi."]], "records: record 1 is ['Say hi.']; need a text"),
         ({"instrution": "Say hi."}, "record 1 is missing the field instruction"),

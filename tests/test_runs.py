@@ -2,13 +2,19 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
-import psutil
 import pytest
+import torch
 
+from gpt_course import responses
+from gpt_course.accidents import Stopped
+from gpt_course.checkpoints import checkpoint_state
 from gpt_course.files import write_json
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import load_pretrained, save_pretrained
@@ -38,9 +44,9 @@ def test_a_folder_is_claimed_and_released(tmp_path):
     run = create_run(tmp_path / "new" / "run", SETTINGS)
     record = json.loads(run.record.read_text("utf-8"))
     assert record["settings"] == SETTINGS and "torch" in record["versions"]
-    assert record["process"]["pid"] == os.getpid()
+    assert run.locked and (run.folder / ".lock").exists()
     run.release()
-    assert "process" not in json.loads(run.record.read_text("utf-8"))
+    assert not run.locked and content(run.folder).keys() == {"run.json"}
 
 
 def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
@@ -85,21 +91,70 @@ def test_a_run_without_a_checkpoint_is_begun_anew(begin, tmp_path):
         create_run(tmp_path, SETTINGS)
 
 
-def test_a_run_that_is_going_on_is_left_alone(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        run = create_run(tmp_path, SETTINGS)
-        record = json.loads(run.record.read_text("utf-8"))
-        began = psutil.Process(other.pid).create_time()
-        process = {"pid": other.pid, "began": began}
-        write_json(run.record, record | {"process": process})
-        with pytest.raises(ValueError, match="already has a run in it"):
-            create_run(tmp_path, SETTINGS)
-        with pytest.raises(ValueError, match=f"process {other.pid} is at work"):
-            resume_run(tmp_path, SETTINGS)
-    finally:
-        other.communicate()
-    create_run(tmp_path, SETTINGS)
+BEGIN = """
+import sys
+from gpt_course.run_folder import create_run, resume_run
+begin = resume_run if sys.argv[2] == "resume" else create_run
+try:
+    run = begin(sys.argv[1], {"model": "tiny", "data": "a.json"})
+except ValueError as e:
+    print(e, flush=True)
+else:
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def beginner(folder, how):
+    "A process that begins or resumes a run, and works until its stdin is closed."
+    return subprocess.Popen(
+        [sys.executable, "-c", BEGIN, str(folder), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("how", ["create", "resume"])
+def test_of_several_processes_one_wins_and_a_dead_one_blocks_nobody(how, tmp_path):
+    settings = {"model": "tiny", "data": "a.json"}
+    if how == "resume":
+        run = create_run(tmp_path, settings)
+        run.checkpoint.write_text("")
+        run.release()
+    processes = [beginner(tmp_path, how) for _ in range(3)]
+    said = [process.stdout.readline() for process in processes]
+    winner = processes[said.index("begun\n")]
+    told = f"{tmp_path}: process {winner.pid} on "
+    refused = [line for line in said if line.startswith(told)]
+    assert sorted([*refused, "begun\n"]) == sorted(said)
+    with pytest.raises(ValueError, match="is at work here; wait until it ends, or"):
+        resume_run(tmp_path, settings)
+    winner.kill()
+    for process in processes:
+        process.communicate()
+    assert resume_run(tmp_path, settings).locked
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    run = interrupted(tmp_path)
+    run.adapter.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale = [
+        tmp_path / f".checkpoint.safetensors.{dead.pid}-abcd_123.tmp.safetensors",
+        run.adapter / f".adapter_model.safetensors.{os.getpid()}-abcdefgh.tmp",
+    ]
+    yours = [tmp_path / ".notes.tmp", tmp_path / ".a.1-2.tmp", tmp_path / "a.tmp"]
+    for path in (*stale, *yours):
+        path.write_text("")
+    (tmp_path / ".saving-abcdefgh").mkdir()
+    (tmp_path / ".saving-abcdefgh" / "model.safetensors").write_text("half")
+    run = resume_run(tmp_path, SETTINGS)
+    assert not any(path.exists() for path in stale)
+    assert all(path.exists() for path in yours)
+    assert not (tmp_path / ".saving-abcdefgh").exists()
+    run.release()
 
 
 # resuming
@@ -121,17 +176,24 @@ def test_a_run_is_resumed_with_the_same_settings_only(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"other settings .*{said}"):
             resume_run(tmp_path, SETTINGS | changed)
-    # the same data in another place
-    resume_run(tmp_path, SETTINGS | {"data": "moved/a.json"})
-    resume_run(tmp_path, SETTINGS)
+    # the same data in another place, and what changes no number
+    resume_run(tmp_path, SETTINGS | {"data": "moved/a.json"}).release()
+    resume_run(tmp_path, SETTINGS | {"save_minutes": 1.0, "save_steps": 2}).release()
     record = json.loads(run.record.read_text("utf-8"))
     assert len(record["resumed"]) == 2 and record["settings"] == SETTINGS
 
 
 def test_a_complete_run_is_not_resumed(tmp_path):
-    interrupted(tmp_path).metrics.write_text("{}")
+    "What it needs no more is removed, if it was killed before it could do that."
+    run = interrupted(tmp_path)
+    run.metrics.write_text("{}")
+    with pytest.raises(ValueError, match="metrics.json: need the scores"):
+        resume_run(tmp_path, SETTINGS)
+    assert run.checkpoint.exists()
+    write_json(run.metrics, {w: {"exact_match": 0.5} for w in ("before", "after")})
     with pytest.raises(ValueError, match="this run is complete; choose another --out"):
         resume_run(tmp_path, SETTINGS)
+    assert content(tmp_path).keys() == {"run.json", "metrics.json"}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +293,7 @@ def whole(job, tmp_path_factory):
 def test_a_run_leaves_every_file_and_nothing_else(whole):
     assert sorted(f.name for f in whole.iterdir()) == sorted(RUN_FILES)
     record = json.loads((whole / "run.json").read_text("utf-8"))
-    assert "process" not in record and record["settings"]["save_steps"] == 3
+    assert record["settings"]["save_steps"] == 3
     run = read_run(whole)
     assert run.metrics["after"]["loss"] < run.metrics["before"]["loss"]
     assert len(run.history.rows) == 1 + 2 * 9
@@ -259,7 +321,6 @@ def test_interrupted_and_resumed_gives_the_same(steps, job, whole, tmp_path):
             patch.setattr("gpt_course.report.render_report", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_in(tmp_path, job)
-    assert "process" not in json.loads((tmp_path / "run.json").read_text("utf-8"))
     with pytest.raises(ValueError, match="epochs 2 → 3"):
         run_in(tmp_path, job, resume=True, epochs=3)
     metrics = run_in(tmp_path, job, resume=True)
@@ -276,7 +337,8 @@ def interrupt(*args, **options):
 def test_a_run_that_diverged_at_once_can_be_tried_again(job, tmp_path):
     with pytest.raises(FloatingPointError):
         run_in(tmp_path, job, lr=1e6, save_steps=100)
-    assert [f.name for f in tmp_path.iterdir()] == ["run.json"]
+    left = sorted(f.name for f in tmp_path.iterdir())
+    assert left == ["responses_before.json", "run.json"]
     assert run_in(tmp_path, job)["after"]["loss"] < 10
 
 
@@ -305,6 +367,133 @@ def test_transformers_answers_from_a_runs_folder_as_it_is(lora_rank, job, tmp_pa
         messages = [{"role": "user", "content": text}]
         [reply] = pipe(messages, max_new_tokens=8)
         assert reply["generated_text"][-1]["content"].strip() == response.text
+
+
+# what is kept, and of which base
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "How many records each call of `respond` was given."
+    real, counts = responses.respond, []
+
+    def respond(model, tokenizer, records, *args, **options):
+        counts.append(len(records))
+        return real(model, tokenizer, records, *args, **options)
+
+    for module in ("responses", "answers"):
+        monkeypatch.setattr(f"gpt_course.{module}.respond", respond)
+    return counts
+
+
+def test_answers_before_are_asked_once(asked, job, whole, tmp_path, monkeypatch):
+    "Also where only a part of them was known, and not for other data."
+    monkeypatch.setattr("gpt_course.answers.BLOCK", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt_course.finetuning.train_step", interrupt)
+        with pytest.raises(KeyboardInterrupt, match="answers before the training are"):
+            run_in(tmp_path, job)
+    assert asked == [3, 1]
+    kept = json.loads((tmp_path / "responses_before.json").read_text("utf-8"))
+    write_json(
+        tmp_path / "responses_before.json",
+        kept | {"responses": kept["responses"][:3], "scores": {}},
+    )
+    run_in(tmp_path, job, resume=True)
+    assert asked == [3, 1, 1, 3, 1]
+    for name in ("history.csv", "model.safetensors", "responses.json"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+
+    other = [{"instruction": f"Say {i}.", "output": "No."} for i in range(40)]
+    write_json(tmp_path / "other.json", other)
+    write_json(tmp_path / "new" / "responses_before.json", kept)
+    write_json(tmp_path / "new" / "run.json", {"settings": {"model": 1, "data": 2}})
+    asked.clear()
+    run_in(tmp_path / "new", job, data=str(tmp_path / "other.json"))
+    assert asked == [3, 1, 3, 1]
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_run_goes_on_from_its_own_base_only(lora_rank, job, tmp_path):
+    "The same weights may lie in another place."
+    base, more = tmp_path / "base", dict(lora_rank=lora_rank)
+    shutil.copytree(job["model"], base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt_course.report.render_report", interrupt)
+        with pytest.raises(KeyboardInterrupt, match="step 18 of 18 is saved"):
+            run_in(tmp_path / "run", job, model=base, **more)
+    state = checkpoint_state(tmp_path / "run" / "checkpoint.safetensors")
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    known = record["settings"]["base_sha256"]
+    assert len(known) == 64 and state["settings"]["base_sha256"] == known
+    model, tokenizer = load_pretrained(base)
+    with torch.no_grad():
+        model.h[0].mlp.c_fc.weight[0, 0] += 1
+    save_pretrained(model, tokenizer, base)
+    with pytest.raises(
+        ValueError, match=rf"weights of '{base}': sha256 {known[:12]} →"
+    ):
+        run_in(tmp_path / "run", job, model=base, resume=True, **more)
+    run_in(tmp_path / "run", job, resume=True, **more)
+
+
+# stopping
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_before_the_training_ends_the_run_at_once(name, job, tmp_path):
+    signum = getattr(signal, name)
+
+    def respond(*args, **options):
+        signal.raise_signal(signum)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt_course.answers.respond", respond)
+        with pytest.raises(Stopped, match="nothing is saved yet; the same") as e:
+            run_in(tmp_path, job)
+    assert e.value.exit_code == 128 + signum
+    assert [f.name for f in tmp_path.iterdir()] == ["run.json"]
+    assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_signal_in_a_step_waits_for_its_end_and_a_second_one_does_not(job, tmp_path):
+    from gpt_course import finetuning
+
+    real, said, signals = finetuning.train_step, [], [signal.SIGTERM]
+
+    def train_step(*args, **options):
+        for signum in signals:
+            signal.raise_signal(signum)
+        return real(*args, **options)
+
+    config = RunConfig.from_options(**job | {"save_steps": None}, out=tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "train_step", train_step)
+        with pytest.raises(Stopped, match="step 1 of 18 is saved; the same command"):
+            run_finetune(config, progress=False, say=said.append)
+        assert "\nstopping after this step; Ctrl-C stops at once" in said
+        signals.append(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt, match="step 1 of 18 is saved"):
+            run_finetune(config, resume=True, progress=False, say=said.append)
+
+
+# room on the disk
+
+
+def test_a_disk_that_is_too_full_is_refused_or_warned_of(job, tmp_path, monkeypatch):
+    free, said = 10_000, []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    out = tmp_path / "out"
+    with pytest.raises(
+        ValueError, match=r"out: 5.* MB will be written, and 0.0 MB are"
+    ):
+        run_in(out, job)
+    assert not out.exists()
+    free = 1_000_000
+    config = RunConfig.from_options(**job, out=out)
+    run_finetune(config, progress=False, say=said.append)
+    assert any(line.startswith(f"warning: {out}: ") for line in said)
+    assert (out / "metrics.json").exists()
 
 
 def test_settings_are_there_without_torch():

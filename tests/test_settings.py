@@ -12,13 +12,14 @@ from gpt_course import settings
 from gpt_course.settings import (
     DataConfig,
     GenerationConfig,
+    JudgeConfig,
     LoraConfig,
     TrainConfig,
     field_help,
     split_options,
 )
 
-CLASSES = (DataConfig, TrainConfig, LoraConfig, GenerationConfig)
+CLASSES = (DataConfig, TrainConfig, LoraConfig, GenerationConfig, JudgeConfig)
 ALL_FIELDS = [(cls, f.name) for cls in CLASSES for f in fields(cls)]
 
 # values that no number may have, and those that a whole number may not have either
@@ -37,7 +38,8 @@ NONSENSE = {
     (TrainConfig, "gradient_accumulation_steps"): [*NOT_WHOLE, 0, None],
     (TrainConfig, "max_grad_norm"): [*NO_NUMBER, 0, -1, None],
     (TrainConfig, "eval_steps"): [*NOT_WHOLE, 0, None],
-    (TrainConfig, "save_steps"): [*NOT_WHOLE, 0, None],
+    (TrainConfig, "save_minutes"): [*NO_NUMBER, 0, -1, None],
+    (TrainConfig, "save_steps"): [*NOT_WHOLE, 0],
     (TrainConfig, "seed"): [*NOT_WHOLE, None],
     (TrainConfig, "optimizer"): ["sgd", "", None, 8, ["adamw"]],
     (TrainConfig, "bf16"): [1, 0, "yes", None],
@@ -51,6 +53,11 @@ NONSENSE = {
     (GenerationConfig, "top_k"): [*NOT_WHOLE, 0, -1],
     (GenerationConfig, "top_p"): [*NO_NUMBER, 0, 1.1, -0.5],
     (GenerationConfig, "seed"): [*NOT_WHOLE, None],
+    (JudgeConfig, "judge"): ["", " ", 3],
+    (JudgeConfig, "judge_model"): ["", 3],
+    (JudgeConfig, "judge_key_env"): ["", 3],
+    (JudgeConfig, "judge_timeout"): [*NO_NUMBER, 0, -1],
+    (JudgeConfig, "judge_out"): ["", 3],
 }
 # the smallest and largest that are allowed
 SENSE = {
@@ -59,6 +66,8 @@ SENSE = {
     (TrainConfig, "lr"): [None, 1e-9, 1],
     (TrainConfig, "weight_decay"): [0, 0.0],
     (TrainConfig, "warmup_steps"): [0, 0.0, 0.99, 1, 100, 100.0],
+    (TrainConfig, "save_minutes"): [5, 0.01],
+    (TrainConfig, "save_steps"): [None, 1],
     (TrainConfig, "optimizer"): ["adamw", "adamw8bit"],
     (TrainConfig, "seed"): [0, -1, 10**25],
     (LoraConfig, "lora_rank"): [0, 1],
@@ -67,6 +76,7 @@ SENSE = {
     (GenerationConfig, "temperature"): [0, 0.0, 2],
     (GenerationConfig, "top_k"): [None, 1],
     (GenerationConfig, "top_p"): [None, 1, 1e-6],
+    (JudgeConfig, "judge_timeout"): [None, 0.5, 900],
 }
 
 

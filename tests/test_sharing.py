@@ -18,17 +18,18 @@ import torch
 
 from gpt_course.dataset import load_data, render_prompt
 from gpt_course.files import write_json
-from gpt_course.finetuning import COLUMNS
 from gpt_course.generation import generate
 from gpt_course.gguf import export_gguf, gguf_names, modelfile
 from gpt_course.history import History
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.model_card import model_card
 from gpt_course.pretrained import load_pretrained
+from gpt_course.prompts import as_messages, chat_template
+from gpt_course.protocols import COLUMNS
 from gpt_course.responses import encode_prompts
 from gpt_course.settings import GenerationConfig
 from gpt_course.sharing import export_hf, push_to_hub
-from gpt_course.tokenizers import EOS_TOKEN, as_messages, chat_template, load_tokenizer
+from gpt_course.tokenizers import EOS_TOKEN, load_tokenizer
 from gpt_course.transformers_model import TransformersModel, TransformersTokenizer
 
 

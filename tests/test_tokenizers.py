@@ -7,14 +7,15 @@ import time
 import pytest
 
 from gpt_course.dataset import load_data, render_prompt
+from gpt_course.prompts import as_messages, chat_template
 from gpt_course.protocols import Tokenizer
 from gpt_course.tokenizers import (
     EOS_TOKEN,
+    OTHER_TOKENIZER_FILES,
+    TOKENIZER_FILES,
     BPETokenizer,
     OtherTokenizer,
-    as_messages,
     byte_characters,
-    chat_template,
     folder_tokenizer,
     load_tokenizer,
 )
@@ -148,17 +149,12 @@ def test_a_folder_that_is_written_again_is_read_again(tmp_path):
 
 
 def test_stale_files_are_removed(tmp_path):
-    stale = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
-    for name in stale:
+    for name in OTHER_TOKENIZER_FILES:
         write(tmp_path / name, {})
     (tmp_path / "notes.txt").write_text("mine")
     saved(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "chat_template.jinja",
-        "notes.txt",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
+    found = {p.name for p in tmp_path.iterdir()}
+    assert found == {*TOKENIZER_FILES, "notes.txt"}
 
 
 @pytest.mark.parametrize("name, size", [("gpt2", None), ("tiny", None), ("gpt2", 300)])
@@ -371,6 +367,57 @@ def test_without_a_tokenizer_the_model_size_decides(tmp_path):
             folder_tokenizer(tmp_path, size)
 
 
+SETTINGS = [{}, {"model_max_length": 1024}, {"tokenizer_class": "GPT2Tokenizer"}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_settings_that_are_those_of_gpt2_are_no_tokenizer(tmp_path, settings):
+    write(tmp_path / "tokenizer_config.json", settings)
+    write(tmp_path / "special_tokens_map.json", {"eos_token": EOS_TOKEN})
+    assert folder_tokenizer(tmp_path, 50257) is load_tokenizer("gpt2")
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}),
+        ("tokenizer_config.json", {"pad_token": "<pad>"}),
+        ("added_tokens.json", {"<pad>": 50257}),
+    ],
+)
+def test_settings_of_another_tokenizer_need_its_tokens(tmp_path, name, settings):
+    "Transformers would make a tokenizer without words of them."
+    write(tmp_path / name, settings)
+    with pytest.raises(ValueError, match="but not its tokens.*add .*tokenizer.json"):
+        folder_tokenizer(tmp_path, 50257)
+
+
+def test_a_tokenizer_of_bytes_needs_no_table(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    transformers.ByT5Tokenizer().save_pretrained(tmp_path)
+    write(tmp_path / "config.json", {"model_type": "gpt2"})
+    assert folder_tokenizer(tmp_path, 384) is None
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert auto.encode("a", add_special_tokens=False) == [100]
+
+
+def test_the_form_before_tokenizer_json_is_refused_by_name(tmp_path):
+    "It would be read as GPT-2's, whose ids mean something else."
+    table = tmp_path / "vocabulary.tiktoken"
+    table.write_text("IQ== 0\n")
+    with pytest.raises(ValueError, match="vocabulary.tiktoken: an earlier version"):
+        folder_tokenizer(tmp_path, 5632)
+    load_tokenizer("tiny").save(tmp_path, 256)  # as the message says
+    assert not table.exists()
+    assert folder_tokenizer(tmp_path, 5632).tokens() == load_tokenizer("tiny").tokens()
+
+
+def test_merges_alone_are_half_a_tokenizer(tmp_path):
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="tokenizer.json: no such file"):
+        folder_tokenizer(tmp_path, 300)
+
+
 # --- damaged files ---
 
 
@@ -382,10 +429,10 @@ def test_without_a_tokenizer_the_model_size_decides(tmp_path):
         ("null", "object"),
         ("{}", "has no `model`"),
         ('{"model": null}', "has no `model`"),
-        ('{"model": {"type": "BPE", "merges": []}}', "model.vocab must give a number"),
-        ('{"model": {"vocab": {"a": "1"}, "merges": []}}', "model.vocab must give"),
-        ('{"model": {"vocab": {"a": 0}}}', "model.merges must be a list"),
-        ('{"model": {"vocab": {"a": 0}, "merges": [1]}}', "model.merges must be"),
+        ('{"model": {"type": "BPE", "merges": []}}', "vocab must give a number"),
+        ('{"model": {"vocab": {"a": "1"}, "merges": []}}', "vocab must give"),
+        ('{"model": {"vocab": {"a": 0}}}', "merges must be a list"),
+        ('{"model": {"vocab": {"a": 0}, "merges": [1]}}', "merges must be"),
         ("[" * 100_000, "not JSON"),
     ],
 )
