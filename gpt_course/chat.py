@@ -63,15 +63,20 @@ class Chat:
         line: str,  # an instruction, or a command that begins with a slash
     ) -> None:
         "Answer, or obey; `ValueError` if it cannot be, `EOFError` at the end."
-        word, _, rest = line.strip().partition(" ")
+        # bytes that are not UTF-8 came in as half characters, which no file can hold
+        line = line.encode("utf-8", "replace").decode("utf-8").strip()
+        word, rest = (line.split(maxsplit=1) + ["", ""])[:2]
         if word.startswith("/"):
             if word not in _COMMANDS:
                 remedy = nearest(word, _COMMANDS) or "; /help says what there is"
                 raise ValueError(f"there is no {word}{remedy}")
             _COMMANDS[word](self, rest.strip())
         elif word:
-            record = {"instruction": line.strip(), "input": self.input}
-            answer = print_answer(self.model, **record, **self.generation)
+            record = {"instruction": line, "input": self.input}
+            # another seed each turn, or the same line would be answered the same
+            seed = self.generation.get("seed", GenerationConfig.seed) + len(self.turns)
+            options = self.generation | {"seed": seed}
+            answer = print_answer(self.model, **record, **options)
             self.turns.append(record | {"output": answer})
 
 # %% ../nbs/reference/chat.ipynb #chat-012
@@ -80,6 +85,7 @@ Write an instruction, such as: Give the opposite of 'early'.
   /input TEXT       what the next instructions are about; alone: nothing
   /temperature X    0 always takes the likeliest token, 1 draws as trained
   /save FILE        write the turns so far to a JSON file, as records
+  /help             this text
   /quit             end (also Ctrl-D)
 Ctrl-C stops an answer. Each instruction is answered on its own."""
 
@@ -110,7 +116,7 @@ def _save(chat: Chat, rest: str) -> None:
     chat.saved.add(path)
     say(f"{len(chat.turns)} turns written to {path}, as records")
 
-
+# %% ../nbs/reference/chat.ipynb #chat-012-c
 def _quit(chat: Chat, rest: str) -> None:
     raise EOFError
 
@@ -144,6 +150,9 @@ def chat_until_end(
         except EOFError:
             print(end="\n" if typed else "")
             return
+        except KeyboardInterrupt:
+            say("\n/quit ends the chat, /save FILE keeps it")
+            continue
         try:
             chat.turn(line)
         except EOFError:

@@ -393,9 +393,9 @@ def batch_shape(
 
     batches = [rows for epoch in range(epochs) for rows in sampler.batches(epoch)]
     largest = max(batches, key=positions)
-    ids, targets = loader.collate_fn([loader.dataset[i] for i in largest])
-    n_rows, n_positions = ids.shape
-    return n_rows, n_positions, int((targets != IGNORE_INDEX).sum())
+    batch: Batch = loader.collate_fn([loader.dataset[i] for i in largest])
+    n_rows, n_positions = batch.input_ids.shape
+    return n_rows, n_positions, int((batch.targets != IGNORE_INDEX).sum())
 
 # %% ../nbs/beyond/02_memory.ipynb #12-memory-049
 def _offers(batch_size: int, steps: int) -> dict[str, dict[str, Any]]:

@@ -259,6 +259,8 @@ def test_stopped_it_saves_the_step_and_says_how_to_go_on(
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # whoever runs the tests in the background has SIGINT ignored, and so have we
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     said = ""
     while "fine-tuning" not in said:

@@ -195,13 +195,6 @@ def test_records_of_one_part_are_split_like_others(parts):
     assert records.split(seed=1) != splits
 
 
-def test_the_builtin_records_name_their_parts():
-    records = load_data("builtin")
-    for name, part in records.split()._asdict().items():
-        assert {r["part"] for r in part} == {name}
-    assert len(Records(records[:60]).split().train) == 51
-
-
 # --- the audit ---
 
 

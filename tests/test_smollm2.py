@@ -21,7 +21,7 @@ from test_hub import server  # noqa: F401  (a fixture)
 import gpt_course as gpt
 from gpt_course import hub, pretrained, smollm2
 from gpt_course.dataset import render_prompt
-from gpt_course.files import ASSETS, read_json
+from gpt_course.files import read_json
 from gpt_course.model_card import model_card
 from gpt_course.run_folder import known_license
 from gpt_course.runs import RunConfig, run_finetune
@@ -318,17 +318,3 @@ def test_the_licence_is_known():
 def test_an_unknown_name_is_answered_with_it():
     with pytest.raises(ValueError, match="tiny, gpt2, .*, smollm2, hf:OWNER/NAME"):
         gpt.load("smollm3")
-
-
-# --- the recorded run ---
-
-
-def test_the_recorded_answers_are_whole():
-    recorded = read_json(ASSETS / "smollm2_answers.json")
-    answers = recorded["answers"]
-    assert 80 <= len(answers) <= 110
-    fields = ["instruction", "input", "output", "task", "ring", "before", "after"]
-    assert all(list(a) == fields for a in answers)
-    assert {a["ring"] for a in answers} == {"subject", "wording", "kind"}
-    assert recorded["weights"] in (BASE, TUNED)
-    assert recorded["scores"]["before"]["n"] == len(answers)
