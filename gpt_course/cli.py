@@ -218,7 +218,11 @@ def evaluate_command(
     from gpt_course.evaluation import judge_responses
     from gpt_course.judge import open_judge
 
-    generation, judging = split_options(options, GenerationConfig, JudgeConfig)
+    given = {name: v for name, v in options.items() if v is not None}
+    generation, judging = split_options(given, GenerationConfig, JudgeConfig)
+    asked = asdict(generation)
+    if "temperature" not in given:
+        del asked["temperature"]  # `evaluate` knows what suits one answer, or several
     if samples < 1:
         raise ValueError(f"--samples is {samples}; need at least 1")
     records = choose_part(data, part, split_seed)
@@ -227,7 +231,7 @@ def evaluate_command(
     if judge:
         judge.greet()
     say(f"answering {len(records)} records of {data} …")
-    scores = evaluate(loaded, records, samples=samples, **asdict(generation))
+    scores = evaluate(loaded, records, samples=samples, **asked)
     found = dict(scores) | {"intervals": scores.intervals}
     if judge:
         say(str(scores))  # they stay, even if the judge fails half-way
@@ -255,6 +259,8 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--samples", type=int, default=1, metavar="N", help=f"{help} (default: 1)"
     )
+    # known to `evaluate`: 0 for one answer; where several are drawn, 0.8
+    parser.set_defaults(temperature=None)
     add_settings(parser, JudgeConfig, title="a judge")
 
 

@@ -1,11 +1,17 @@
 "What several tests need: a small model and a small data set, made on the spot"
 
 import json
+import signal
 
 import pytest
 
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.pretrained import save_pretrained
+
+# Whoever runs the tests in the background of a shell has SIGINT ignored, and so would
+# have every process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = GPTConfig(vocab_size=400, n_positions=512, n_embd=32, n_layer=2, n_head=4)
 
