@@ -44,6 +44,7 @@ lint: $(STAMP)
 
 proof: $(STAMP)
 	@$(BIN)/python tools/check_wheel.py --all
+	@$(BIN)/python tests/kills.py --kills 200
 
 lab: $(STAMP)
 	@$(BIN)/jupyter lab nbs

@@ -102,7 +102,7 @@ def _set_temperature(chat: Chat, rest: str) -> None:
         raise ValueError(f"temperature is {rest!r}; need {needed}") from None
     chat.generation["temperature"] = wanted.temperature
 
-
+# %% ../nbs/reference/chat.ipynb #chat-012-b
 def _save(chat: Chat, rest: str) -> None:
     if not rest:
         raise ValueError("/save needs the name of a file")

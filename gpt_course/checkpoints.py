@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .protocols import Network
 
 # %% auto #0
 __all__ = ['save_tensors', 'weights_path', 'StoredTensor', 'read_header', 'stored_tensors', 'save_checkpoint', 'checkpoint_state',
-           'load_checkpoint', 'checked_rows', 'weights_sha256']
+           'load_checkpoint', 'checked_rows', 'weights_sha256', 'warn_of_other_base']
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-006
 def save_tensors(
@@ -352,3 +353,17 @@ def weights_sha256(
         digest.update(numbers.numpy().data)
         count += 1
     return digest.hexdigest() if count else ""
+
+
+def warn_of_other_base(
+    path: str | Path,  # of an adapter
+    known: str,  # hash of the base it was trained on; empty: nobody knows
+    parameters: Iterable[torch.Tensor],  # of the base that it is put on
+) -> None:
+    "Warn if that is another one; the same in another precision is another, too."
+    if known and known != weights_sha256(parameters):
+        warnings.warn(
+            f"{path}: was trained on other weights than these, or in another "
+            "precision; load the base that adapter_config.json names",
+            stacklevel=3,
+        )

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
-from .checkpoints import save_tensors
+from .checkpoints import save_tensors, warn_of_other_base, weights_sha256
 from .files import as_path, first_line, read_json, some, write_json
 from .hub import HUB_NAMES
 from .model import GPT
@@ -298,6 +297,15 @@ def _stored_names(model: Network) -> dict[str, nn.Parameter]:
     return {f"{prefix}{name}.weight": p for name, p in found}
 
 
+def _base_sha256(model: Network) -> str:
+    "Of the weights beside A and B; empty if these are merged into them."
+    if any(m.merged for m in model.modules() if isinstance(m, LoRALinear)):
+        return ""
+    names = (".lora_A", ".lora_B")
+    found = model.named_parameters()
+    return weights_sha256(p for name, p in found if not name.endswith(names))
+
+
 def save_adapter(
     model: Network,  # with LoRA layers
     folder: str | Path,  # gets `adapter_model.safetensors` and `adapter_config.json`
@@ -311,7 +319,9 @@ def save_adapter(
     config = _adapter_config(model, names, first, str(base_name))
     stored = _stored_names(model).items()
     tensors = {name: p.detach().cpu().contiguous() for name, p in stored}
-    save_tensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    # PEFT would warn of a setting that it does not know, but not of this
+    about = {"format": "pt", "base_sha256": _base_sha256(model)}
+    save_tensors(folder / "adapter_model.safetensors", tensors, about)
     write_json(folder / "adapter_config.json", config)
     return folder
 
@@ -369,9 +379,12 @@ def _read_adapter_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    "The numbers of an adapter, and the hash of its base, if that is known."
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as f:
+            tensors = {name: f.get_tensor(name) for name in f.keys()}
+            return tensors, (f.metadata() or {}).get("base_sha256", "")
     except (SafetensorError, OSError) as e:
         raise ValueError(
             f"{path}: not a whole safetensors file ({first_line(e)}); "
@@ -410,11 +423,15 @@ def load_adapter(
     model: AnyNetwork,  # the base model; changed in place, or not at all
     folder: str | Path,  # what `save_adapter` or PEFT wrote
 ) -> AnyNetwork:  # the same model
-    "Add LoRA to a model as an adapter says, with its numbers; else `ValueError`."
+    """Add LoRA to a model as an adapter says, with its numbers; else `ValueError`.
+
+    Warns if the model is not the one that the adapter was trained on.
+    """
     folder = as_path(folder)
     config_path = folder / "adapter_config.json"
     path = folder / "adapter_model.safetensors"
-    config, tensors = _read_adapter_config(config_path), _read_tensors(path)
+    config, (tensors, base) = _read_adapter_config(config_path), _read_tensors(path)
+    warn_of_other_base(path, base, _unwrapped(model).parameters())
     try:
         add_lora(
             model,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -56,6 +57,21 @@ def _ranks(tokens: Sequence[str], merges: Sequence[str]) -> dict[bytes, int]:
     to_byte = str.maketrans({c: chr(b) for b, c in enumerate(chars)})
     return {token.translate(to_byte).encode("latin-1"): i for token, i in ids.items()}
 
+# %% ../nbs/reference/tokenizers.ipynb #tokenizers-011-b
+_MOST_SPACES = 900_000  # in a row
+
+
+def _refuse_spaces(text: str) -> None:
+    if len(text) < _MOST_SPACES:
+        return
+    found = re.search(rf"\s{{{_MOST_SPACES}}}", text)
+    if found:
+        raise ValueError(
+            f"text has more than {_MOST_SPACES:,} spaces or line ends in a row, from "
+            f"character {found.start() + 1:,} on; no tokenizer can take them; remove "
+            "them"
+        )
+
 # %% ../nbs/reference/tokenizers.ipynb #tokenizers-012
 # GPT-2's own (openai/gpt-2, src/encoder.py): how a text is cut before merging
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -89,7 +105,8 @@ class BPETokenizer:
         self,
         text: str,  # `<|endoftext|>` in it is words
     ) -> list[int]:  # ids
-        "Cut a text into tokens."
+        "Cut a text into tokens; `ValueError` at nearly a million spaces in a row."
+        _refuse_spaces(text)
         return self._encoding.encode_ordinary(text)
 
     def decode(

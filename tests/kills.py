@@ -203,17 +203,24 @@ class Harness:
         self.whole[name] = fingerprint(out), seconds, moments
 
     def rival(self, name: str, out: Path, victim: Attempt) -> None:
-        "Another process in the same folder, while the first is at work."
-        while victim.alive() and not (out / ".lock").exists():
+        "Another process in the same folder, while the first is at work there."
+
+        def owns():
+            with contextlib.suppress(OSError):
+                return f"process {victim.pid} on " in (out / ".lock").read_text()
+            return False
+
+        while victim.alive() and not owns():
             time.sleep(0.005)
-        rival = Attempt(
-            self.argv(name, str(out), "--resume"), self.folder / "rival.log"
-        )
-        code = rival.wait()
-        if victim.alive():
+        os.kill(victim.pid, signal.SIGSTOP)
+        if victim.alive() and owns():
+            log = self.folder / "rival.log"
+            rival = Attempt(self.argv(name, str(out), "--resume"), log)
+            code = rival.wait()
             self.rivals += 1
             if code != 2 or "is at work here" not in rival.said():
                 self.faults.append(f"{out.name}: a rival ended with {code}")
+        os.kill(victim.pid, signal.SIGCONT)
 
     def kill(self, name: str, out: Path, resume: bool) -> bool:  # was it killed?
         "One attempt with an early end."
@@ -226,7 +233,7 @@ class Harness:
         )
         signum = signal.SIGKILL
         if not exact:
-            if self.random.random() < 0.3:
+            if self.random.random() < 0.5:
                 self.rival(name, out, attempt)
             time.sleep(self.random.uniform(0, seconds))
             signum = self.random.choice(SIGNALS)

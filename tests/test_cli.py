@@ -259,6 +259,8 @@ def test_stopped_it_saves_the_step_and_says_how_to_go_on(
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        # under nohup or in the background they are ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_DFL),
     )
     said = ""
     while "fine-tuning" not in said:

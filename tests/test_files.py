@@ -1,11 +1,17 @@
 "Files and folders are written whole or not at all, and what is wrong is named"
 
+import errno
 import json
 import os
+import re
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 
+from gpt_course import files
 from gpt_course.files import (
     as_path,
     atomic_folder,
@@ -14,6 +20,7 @@ from gpt_course.files import (
     first_line,
     need,
     read_json,
+    remove_stale,
     some,
     write_atomic,
     write_json,
@@ -94,7 +101,9 @@ def test_a_file_keeps_its_rights_and_a_link_stays_a_link(tmp_path):
 
 
 def test_names_may_be_long_and_folders_missing(tmp_path):
-    assert write_atomic(tmp_path / ("n" * 250), "a").read_text() == "a"
+    for letter, count in (("n", 250), ("ñ", 125), ("🙂", 60)):
+        name = letter * count  # at most 250 bytes
+        assert write_atomic(tmp_path / name, "a").read_text() == "a"
     assert write_atomic(tmp_path / "a" / "b" / "c.txt", "é").read_bytes() == b"\xc3\xa9"
 
 
@@ -133,10 +142,136 @@ def test_an_exchange_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(OSError, match="No space left"):
+    told = "kept.txt: cannot be written .No space left on device.; free some space"
+    with pytest.raises(OSError, match=told) as e:
         write_atomic(path, "new")
+    assert e.value.errno == errno.ENOSPC
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def in_block(path, error):
+    with atomic_path(path) as temp:
+        temp.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error, same",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (ConnectionResetError(errno.ECONNRESET, "reset by peer"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/other"), True),
+        (OSError("told already"), True),
+        (KeyError("x"), True),
+    ],
+)
+def test_only_what_concerns_the_file_is_told_in_its_name(error, same, tmp_path):
+    path = write_atomic(tmp_path / "kept.txt", "old")
+    with pytest.raises(type(error)) as e:
+        in_block(path, error)
+    assert (e.value is error) == same
+    assert ("kept.txt: cannot be written" in str(e.value)) != same
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@posix
+def test_what_cannot_be_written_is_said_with_the_reason(tmp_path):
+    write_atomic(tmp_path / "file", "mine")
+    with pytest.raises(OSError, match="file/a.txt: cannot be written .*choose another"):
+        write_atomic(tmp_path / "file" / "a.txt", "")
+    with pytest.raises(OSError, match="x: cannot be written .File name too long"):
+        write_atomic(tmp_path / ("x" * 300), "")
+    if os.geteuid() != 0:  # whom no right stops
+        tmp_path.chmod(0o500)
+        with pytest.raises(PermissionError, match="change its rights"):
+            write_atomic(tmp_path / "a.txt", "")
+        tmp_path.chmod(0o700)
+
+
+@posix
+def test_the_new_name_is_flushed_too(tmp_path, monkeypatch):
+    real, flushed = os.fsync, []
+
+    def fsync(handle):
+        flushed.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "a.txt", "new")
+    assert flushed == [False, True]
+    export(tmp_path / "export", "one")
+    assert flushed[-1]
+
+    def cannot(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", cannot)
+    assert write_atomic(tmp_path / "b.txt", "new").read_text() == "new"
+
+
+# --- what killed processes leave ---
+
+KILLED = """
+import os, signal, sys
+from gpt_course.files import atomic_folder, atomic_path
+with atomic_path(sys.argv[1]) as temp, atomic_folder(sys.argv[2]) as new:
+    temp.write_text("half")
+    (new / "model").write_text("half")
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+"""
+
+
+def killed_in(folder):
+    "What a process leaves that is killed while it writes a file and a folder."
+    command = [sys.executable, "-c", KILLED, folder / "a.txt", folder / "export"]
+    assert subprocess.run(command).returncode != 0
+    return sorted(folder.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    left = killed_in(tmp_path)
+    kinds = [re.sub(r"\d+-\w{8}", "…", path.name) for path in left]
+    assert kinds == [".a.txt.….tmp.txt", ".export.….tmp"]
+    assert remove_stale(tmp_path, name="b.txt") == []
+    assert remove_stale(tmp_path, older_than_s=60) == []
+    assert remove_stale(tmp_path, name="a.txt") == [left[0]]
+    assert remove_stale(tmp_path) == [left[1]]
+    assert remove_stale(tmp_path / "none") == [] == list(tmp_path.iterdir())
+
+
+def test_what_is_old_is_removed_when_the_same_is_written_again(tmp_path):
+    left = killed_in(tmp_path)
+    write_atomic(tmp_path / "a.txt", "new")
+    export(tmp_path / "export", "new")
+    assert all(path.exists() for path in left)  # it might be another machine's
+    for path in left:
+        os.utime(path, (time.time() - 7200,) * 2)
+    write_atomic(tmp_path / "other.txt", "new")
+    assert all(path.exists() for path in left)
+    write_atomic(tmp_path / "a.txt", "new")
+    export(tmp_path / "export", "newer", overwrite=True)
+    assert not any(path.exists() for path in left)
+
+
+def test_what_somebody_is_writing_is_left_alone(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as ours:
+        assert remove_stale(tmp_path) == []
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
+        theirs = tmp_path / f".b.txt.{process.pid}-abcdefgh.tmp.txt"
+        theirs.write_text("half")
+        assert remove_stale(tmp_path) == []
+        # written before that process began: another had this number
+        os.utime(theirs, (0, 0))
+        assert remove_stale(tmp_path) == [theirs]
+        process.communicate()
+        assert ours.exists()
+    # an earlier process had the number of this one
+    path = tmp_path / f".b.txt.{os.getpid()}-abcdefgh.tmp.txt"
+    path.write_text("half")
+    assert remove_stale(tmp_path) == [path] and files._IN_USE == set()
 
 
 def test_json_goes_and_comes(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -261,6 +262,22 @@ def test_the_config_names_the_base_as_the_hub_does(tmp_path):
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "openai-community/gpt2-medium"
     assert config["target_modules"] == ["c_attn", "c_proj"]  # short where that is exact
+
+
+def test_an_adapter_on_another_base_of_the_same_shape_warns(tmp_path):
+    "The base may be wrapped, or come from another file; not its numbers."
+    base = small_gpt()
+    save_adapter(trained(add_lora(base, rank=2)), tmp_path / "a", "somewhere")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_adapter(small_gpt(), tmp_path / "a")
+        save_adapter(merge_lora(base), tmp_path / "merged", "somewhere")
+        load_adapter(small_gpt(), tmp_path / "merged")  # of which base, nobody knows
+    other = small_gpt()
+    with torch.no_grad():
+        other.wpe.weight[0, 0] += 1e-6
+    with pytest.warns(UserWarning, match="adapter_model.safetensors: was trained on"):
+        load_adapter(other, tmp_path / "a")
 
 
 # Merging

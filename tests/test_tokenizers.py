@@ -497,3 +497,12 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path):
     saved(tmp_path)
     with pytest.raises(ValueError, match="300 ids, and the model 299 rows"):
         folder_tokenizer(tmp_path, 299)
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "\u3000"])
+def test_a_million_spaces_are_refused_and_not_left_to_a_panic(space):
+    tokenizer = load_tokenizer("tiny")
+    with pytest.raises(ValueError, match="in a row, from character 3 on; no tokenizer"):
+        tokenizer.encode("ab" + 1_100_000 * space)
+    text = "ab" + 800_000 * space + "c"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
