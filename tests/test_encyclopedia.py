@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -14,24 +15,31 @@ from safetensors import safe_open
 
 from gpt_course.dataset import (
     LECTURE_SHA256,
+    RecordError,
     audit_splits,
     load_data,
     load_records,
-    split_records,
 )
 from gpt_course.files import ASSETS, cache_dir
 from gpt_course.model import GPTConfig
 from gpt_course.tiny import encyclopedia, pretraining
 from gpt_course.tiny.encyclopedia import (
     FOCUS_ROWS,
+    ROWS,
+    ask_kind,
+    ask_lesson,
+    ask_open,
     data_card,
     documents,
     fill,
+    find_questions,
     limit_rows,
     make_records,
-    overlap_report,
     read_encyclopedia,
+    read_lessons,
+    read_open_records,
     read_relation,
+    ring_report,
 )
 from gpt_course.tiny.pretraining import (
     TINY,
@@ -42,6 +50,10 @@ from gpt_course.tiny.pretraining import (
 from gpt_course.tokenizers import load_tokenizer
 
 ENC = read_encyclopedia()
+SMALL = limit_rows(ENC)
+LESSONS = read_lessons()
+OPEN = read_open_records()
+ASKED = [r for r in SMALL.relations if r.asked]
 GENERATED = {r.name for r in ENC.relations if r.generator}
 # from part seven on; those before it read what earlier code wrote
 PARTS = json.loads((ASSETS / "tiny" / "pretraining.json").read_text("utf-8"))["parts"][
@@ -66,9 +78,33 @@ def test_a_relation_has_what_it_needs(relation):
         for template in (
             *relation.names,
             *relation.wordings,
-            *(t for task in relation.tasks for t in task),
+            *(t for task in relation.tasks + relation.tests for t in task),
         ):
             assert "{" not in fill(template, row)
+
+
+def test_a_lesson_has_what_it_needs_and_is_not_told():
+    assert {r.name for r in LESSONS} & {r.name for r in ENC.relations} == set()
+    for lesson in LESSONS:
+        assert not lesson.told and lesson.asked and not lesson.names
+        subjects = [row[lesson.subject] for row in lesson.rows]
+        assert len(subjects) == len(set(subjects)), lesson.name
+        for row in lesson.rows:
+            for task in lesson.tasks + lesson.tests:
+                assert "{" not in "".join(fill(text, row) for text in task)
+
+
+@pytest.mark.parametrize(
+    "relation", [r for r in ASKED if not r.kept] + LESSONS, ids=lambda r: r.name
+)
+def test_a_kind_has_four_wordings_for_training_and_two_for_tests(relation):
+    asked = [task[:2] for task in relation.tasks]
+    kept = [task[:2] for task in relation.tests]
+    assert len(set(asked)) == len(asked) >= 4
+    assert len(set(kept)) == len(kept) == 2
+    assert not set(asked) & set(kept)
+    # an answer to a kept wording has a form that training has shown
+    assert {t[2] for t in relation.tests} <= {t[2] for t in relation.tasks}
 
 
 def test_subjects_are_unique_so_that_a_question_has_one_answer():
@@ -102,7 +138,7 @@ def test_the_smaller_world_has_the_rows_that_the_headers_ask_for():
 
 
 def test_the_shipped_records_and_their_card_are_what_the_code_makes():
-    records = make_records(limit_rows(ENC))
+    records = make_records(SMALL)
     assert load_data("builtin") == records
     assert (ASSETS / "builtin.md").read_text("utf-8") == data_card(records, ENC)
 
@@ -126,42 +162,140 @@ def test_the_command_says_that_a_file_is_old_and_writes_it(
         encyclopedia.main(["--folder", str(tmp_path)])
 
 
-def test_records_ask_in_few_ways_and_only_what_may_be_asked():
-    tables = [r for r in ENC.relations if r.rows][:12] + [
-        r for r in ENC.relations if not r.asked
-    ][:3]
-    world = encyclopedia.Encyclopedia(tables, ENC.prose, ENC.lexicon)
-    silent = {r.name for r in tables if not r.asked}
-    assert silent and not silent & {r["task"] for r in load_data("builtin")}
-    for n in (1, 3):
-        ways = defaultdict(set)
-        for record in make_records(limit_rows(world), n_tasks=n):
-            relation = next(r for r in tables if r.name == record["task"])
-            made = {
-                i
-                for i, task in enumerate(relation.tasks)
-                for row in relation.rows
-                if [fill(t, row) for t in task] == list(record.values())[:3]
-            }
-            ways[record["task"]] |= {min(made)}
-        assert not silent & ways.keys()
-        assert max(map(len, ways.values())) == n
+def test_a_kind_asks_about_a_row_once_and_in_the_wordings_of_its_ring():
+    capitals = next(r for r in ASKED if r.name == "capitals")
+    found = ask_kind(capitals, ENC.lexicon, seed=5)
+    assert Counter(q.ring or q.part for q in found) == ROWS
+    assert len({q.row["country"] for q in found}) == len(found) == sum(ROWS.values())
+    for q in found:
+        assert q.task in (capitals.tests if q.ring == "wording" else capitals.tasks)
+    used = Counter(q.task for q in found if q.part == "train")
+    assert set(used) == set(capitals.tasks)
+    assert max(used.values()) - min(used.values()) <= 1
+    assert {q.task for q in found if q.ring == "wording"} == set(capitals.tests)
+    assert found == ask_kind(capitals, ENC.lexicon, seed=5)
+    assert found != ask_kind(capitals, ENC.lexicon, seed=6)
+    few = replace(capitals, rows=capitals.rows[:5])
+    with pytest.raises(ValueError, match="capitals: 5 rows; 5 are held out"):
+        ask_kind(few, ENC.lexicon, seed=5)
+    kept = ask_kind(replace(capitals, kept=True, tests=()), ENC.lexicon, seed=5)
+    assert {(q.part, q.ring) for q in kept} == {("test", "kind")}
 
 
-def test_the_parts_share_no_prompt_and_no_fact():
-    splits = split_records(load_data("builtin"))
+def test_a_lesson_asks_about_every_row_in_several_wordings():
+    for lesson in LESSONS:
+        forms = {task[2] for task in lesson.tasks}
+        train = [q for q in ask_lesson(lesson, 5) if q.part == "train"]
+        asked = Counter((q.row[lesson.subject], q.task[2]) for q in train)
+        assert len(asked) == len(lesson.rows) * len(forms), lesson.name
+        assert min(asked.values()) == max(asked.values()) >= 2, lesson.name
+        test = [q for q in ask_lesson(lesson, 5) if q.part == "test"]
+        assert [q.task for q in test] == list(lesson.tests)
+
+
+def test_every_wording_for_tests_is_used_and_only_there():
+    records = load_data("builtin")
+    short = [r for r in records if not r["task"].startswith("open_")]
+    ways = defaultdict(lambda: defaultdict(set))
+    for q in find_questions(SMALL, LESSONS, short):
+        ways[q.relation.name][q.ring or q.part].add(q.task)
+    for relation in [*ASKED, *LESSONS]:
+        of = ways[relation.name]
+        if relation.kept:
+            assert set(of) == {"kind"}
+            continue
+        assert of["train"] == set(relation.tasks), relation.name
+        assert of["wording"] == set(relation.tests), relation.name
+        assert of["subject"] | of["val"] <= set(relation.tasks)
+    assert sum(r.kept for r in ASKED) == 8
+    silent = {r.name for r in ENC.relations if not r.asked}
+    assert silent and not silent & {r["task"] for r in records}
+
+
+def test_the_parts_share_no_prompt_and_a_ring_is_as_new_as_it_says():
+    records = load_data("builtin")
+    splits = records.split()
     audit = audit_splits(splits)
     assert not audit.leaks and not audit.duplicates
-    report = overlap_report(ENC, splits)
-    assert [o.relation for o in report if o.asked or o.elsewhere] == []
-    assert [o.relation for o in report if o.relation in GENERATED and o.told] == []
-    assert sum(o.held > 0 for o in report) >= 40 and all(
-        o.held > 0 for o in report if o.train
-    )
-    assert [sum(o.train for o in report), sum(o.held for o in report)] == [
-        len(splits.train),
-        len(splits.test) + len(splits.val),
+    report = {o.name: o for o in ring_report(ENC, records)}
+    assert sorted(report) == [
+        "lesson wording",
+        "open kind",
+        "open subject",
+        "open wording",
+        "short kind",
+        "short subject",
+        "short wording",
     ]
+    for name, o in report.items():
+        assert o.kind == (0 if "kind" in name else o.n), o
+        assert o.wording == (o.n if "subject" in name else 0), o
+        assert o.subject == o.fact == (o.n if "lesson" in name else 0), o
+        assert o.n >= 20, o
+    assert sum(o.n for o in report.values()) == len(splits.test)
+    # of what is told, the rows of tables only
+    tables = {r.name for r in ASKED if r.rows}
+    for name, o in report.items():
+        ring = name.split()[1]
+        asked = [r for r in splits.test if r["ring"] == ring and r["task"] in tables]
+        assert o.told == (len(asked) if "short" in name else 0), o
+
+
+def test_a_fact_that_two_kinds_tell_is_in_one_part_only():
+    "Also when the rows are drawn with other seeds."
+    for seed in (1, 2):
+        records = make_records(SMALL, seed=seed)
+        assert audit_splits(records.split()).leaks == []
+        for o in ring_report(ENC, records, seed=seed):
+            assert o.subject == o.fact == (o.n if "lesson" in o.name else 0), o
+
+
+# --- the open part ---
+
+
+def test_the_open_records_are_thirteen_kinds():
+    kinds = {r["task"] for r in OPEN}
+    assert len(OPEN) >= 440 and len(kinds) == 13
+    by_ring = Counter(r["ring"] for r in OPEN)
+    assert by_ring["train"] >= 300 and by_ring["kind"] == 40
+    kept = {r["task"] for r in OPEN if r["ring"] == "kind"}
+    assert kept == {"open_compare", "open_dialogue"}
+    assert len({r["output"] for r in OPEN}) == len(OPEN)
+    asked = ask_open(OPEN)
+    assert Counter(r["part"] for r in asked)["train"] == by_ring["train"]
+    assert {r["task"] for r in asked if r["part"] == "val"} == kinds - kept
+    of = defaultdict(set)
+    number = {(r["instruction"], r["input"]): r["wording"] for r in OPEN}
+    for r in asked:
+        if r.get("ring") == "wording":
+            of[r["task"]].add(number[r["instruction"], r["input"]])
+    assert {len(ways) for ways in of.values()} == {2} and set(of) == kinds - kept
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(task="story"), "record 1: task is 'story'"),
+        (dict(ring="all"), "record 1: ring is 'all'"),
+        (dict(wording="1"), "record 1: wording is '1'"),
+        (dict(output="Short."), "record 1: an answer of 1 words"),
+        (dict(wording=5), r"open_story: wordings \[1, 2, 3, 4, 5\] in training"),
+        (dict(ring="kind"), "open_story: wordings .* in training"),
+        (dict(ring="subject", wording=6), "'subject' has a wording that training"),
+    ],
+)
+def test_faults_of_an_open_record_are_named(tmp_path, change, said):
+    path = tmp_path / "open.jsonl"
+    records = [OPEN[0] | change, *OPEN[1:]]
+    path.write_text("\n".join(map(json.dumps, records)), "utf-8")
+    with pytest.raises(RecordError, match=said):
+        read_open_records(path)
+    path.write_text("\n".join(map(json.dumps, [OPEN[1], *OPEN[1:]])), "utf-8")
+    with pytest.raises(RecordError, match="record 2: .* for a second time"):
+        read_open_records(path)
+
+
+# --- faults ---
 
 
 def test_faults_name_file_and_line(tmp_path):
@@ -170,6 +304,8 @@ def test_faults_name_file_and_line(tmp_path):
         (good.replace("\nFrance\t", "\nFrance"), "cells, need 2"),
         (good.replace("title:", "titel:"), "the header has no title"),
         (good.replace("subject: country", "subject: land"), "no column 'land'"),
+        (good.replace("Tell me the capital", "|"), "found 4 parts"),
+        (good.replace("[tests]", "[wordings]"), "6 .tasks. and 0 .tests.; a kind"),
         ("no header\n" + good, "line 1"),
     ):
         assert change != good
@@ -179,11 +315,19 @@ def test_faults_name_file_and_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["focus: x", "focus: 2.5", "often: much", "asked: perhaps", "swap: maybe"]
+    "line",
+    [
+        "focus: x",
+        "focus: 2.5",
+        "often: much",
+        "asked: perhaps",
+        "swap: maybe",
+        "ways: 0",
+    ],
 )
 def test_faults_of_the_header_name_file_and_field(tmp_path, line):
     good = re.sub(
-        r"(?m)^(focus|often|asked|swap):.*\n",
+        r"(?m)^(focus|often|asked|swap|ways):.*\n",
         "",
         (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"),
     )
@@ -202,13 +346,14 @@ def test_faults_of_the_header_name_file_and_field(tmp_path, line):
         ("focus: all", (10**6, 1.0, True, False)),
         ("often: 0.5", (0, 0.5, True, False)),
         ("asked: no", (0, 1.0, False, False)),
+        ("asked: in tests", (0, 1.0, True, False)),
         ("asked: yes but Chad", (0, 1.0, True, False, "Chad")),
         ("swap: yes", (0, 1.0, True, True)),
     ],
 )
 def test_the_header_says_how_much_is_read(tmp_path, line, found):
     good = re.sub(
-        r"(?m)^(focus|often|asked|swap):.*\n",
+        r"(?m)^(focus|often|asked|swap|ways):.*\n",
         "",
         (ASSETS / "encyclopedia" / "capitals.txt").read_text("utf-8"),
     )
@@ -221,6 +366,7 @@ def test_the_header_says_how_much_is_read(tmp_path, line, found):
         relation.swap,
         *relation.unasked,
     ) == found
+    assert relation.kept == ("in tests" in line)
 
 
 # --- the text ---

@@ -16,17 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..dataset import Splits, split_records
+from ..dataset import Record, RecordError, Records, load_records
 from ..files import ASSETS, write_atomic
 from .sentences import GENERATORS, read_found, read_lexicon
 
 # %% auto #0
-__all__ = ['FOCUS_ROWS', 'MIXTURE', 'ROWS_ASKED', 'Relation', 'read_relation', 'fill', 'Encyclopedia', 'read_encyclopedia',
-           'spread', 'limit_rows', 'is_reserved', 'is_held_out', 'draw_row', 'entity_document', 'contrast_document',
-           'interrupted_document', 'echo_document', 'random_document', 'prose_document', 'strange_word',
-           'word_document', 'strange_document', 'misspell', 'example_document', 'is_about_sentence', 'swap_words',
-           'swapped_row', 'some_row', 'relation_weights', 'documents', 'make_records', 'Overlap', 'find_rows',
-           'overlap_report', 'data_card', 'main']
+__all__ = ['FOCUS_ROWS', 'MIXTURE', 'ROWS', 'KEPT_ROWS', 'OPEN_RINGS', 'SEED', 'Relation', 'read_relation', 'fill',
+           'Encyclopedia', 'read_encyclopedia', 'spread', 'limit_rows', 'is_reserved', 'is_held_out', 'draw_row',
+           'entity_document', 'contrast_document', 'interrupted_document', 'echo_document', 'random_document',
+           'prose_document', 'strange_word', 'word_document', 'strange_document', 'misspell', 'example_document',
+           'is_about_sentence', 'swap_words', 'swapped_row', 'some_row', 'relation_weights', 'documents', 'Asked',
+           'ask_kind', 'read_lessons', 'ask_lesson', 'read_open_records', 'ask_open', 'make_records', 'find_questions',
+           'Ring', 'ring_report', 'data_card', 'main']
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-006
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Relation:
     wordings: tuple[str, ...]  # sentences that tell the fact
     # (instruction, input, output): for instruction records only
     tasks: tuple[tuple[str, str, str], ...]
+    # two further ways of asking, which `builtin` keeps for its test part
+    tests: tuple[tuple[str, str, str], ...] = ()
     # the table; empty where rows are made by a generator
     rows: tuple[dict[str, str], ...] = ()
     generator: str = ""  # name in `GENERATORS` for sentence relations
@@ -49,18 +52,23 @@ class Relation:
     focus: int = 0
     often: float = 1.0  # drawn so much more often than its number of rows says
     asked: bool = True  # does `builtin` ask about it?
+    kept: bool = False  # in its test part only?
     # are its rows about sentences that stay right with other words in them? See
     # `swap_words`
     swap: bool = False
     # subjects that `builtin` passes over: the row is not good enough, or stands in the
     # text within a longer sentence
     unasked: frozenset[str] = frozenset()
+    # is it in the pretraining text? A lesson is not, see `read_lessons`
+    told: bool = True
+    ways: int = 1  # of a lesson: each of its rows is asked about in so many ways
 
 
 def read_relation(
     # a text file: `key: value` lines, then `[names]`, `[wordings]`, `[tasks]`,
-    # `[table]`
+    # `[tests]`, `[table]`
     path: str | Path,
+    told: bool = True,  # a lesson is not told, and needs no names and wordings
 ) -> Relation:
     "Read one relation; `ValueError` names file and line of what is wrong."
     path, head, parts, section = Path(path), {}, defaultdict(list), None
@@ -71,7 +79,7 @@ def read_relation(
             f"{path.name}: byte {e.start} is not UTF-8; save the file as UTF-8"
         ) from None
     for n, line in enumerate(text.split("\n"), 1):
-        if mark := re.fullmatch(r"\[(names|wordings|tasks|table)\]\s*", line):
+        if mark := re.fullmatch(r"\[(names|wordings|tasks|tests|table)\]\s*", line):
             section = mark[1]
         elif line.strip() and section:
             parts[section].append((n, line))
@@ -89,60 +97,82 @@ def read_relation(
             f"{path.name}: the header has no {', '.join(sorted(missing))}; add a `key: "
             "value` line for each"
         )
-    for name in ("names", "wordings", "tasks"):
+    for name in ("names", "wordings", "tasks") if told else ("tasks", "tests"):
         if not parts[name]:
             raise ValueError(f"{path.name}: no [{name}]; add at least one line")
     columns = set(parts["table"][0][1].split("\t")) if parts["table"] else None
-    for n, line in parts["names"] + parts["wordings"] + parts["tasks"]:
+    for n, line in sum((parts[p] for p in ("names", "wordings", "tasks", "tests")), []):
         if columns and (unknown := {m[3] for m in _SLOT.finditer(line)} - columns):
             raise ValueError(
                 f"{path.name}, line {n}: no column {', '.join(sorted(unknown))}; "
                 f"columns are {', '.join(sorted(columns))}"
             )
-    tasks = [_read_task(path, n, line) for n, line in parts["tasks"]]
 
     def lines(name):
         return tuple(text.strip().replace("\\n", "\n") for _, text in parts[name])
 
-    return Relation(
+    def tasks(name):
+        return tuple(_read_task(path, n, line) for n, line in parts[name])
+
+    relation = Relation(
         path.stem,
         head["title"],
         head["subject"],
         lines("names"),
         lines("wordings"),
-        tuple(tasks),
+        tasks("tasks"),
+        tasks("tests"),
         _read_table(path, head, parts["table"]),
         head.get("rows", ""),
         head["source"],
-        *_read_measures(path, head),
+        **_read_measures(path, head),
+        told=told,
     )
+    ways = len(relation.tasks), len(relation.tests)
+    if relation.asked and not relation.kept and (ways[0] < 4 or ways[1] != 2):
+        raise ValueError(
+            f"{path.name}: {ways[0]} [tasks] and {ways[1]} [tests]; a kind that is "
+            "asked about needs at least 4 and 2; write more, or say `asked: no`"
+        )
+    return relation
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-006-b
-def _read_measures(
-    path: Path, head: dict
-) -> tuple[int, float, bool, bool, frozenset[str]]:
-    asked, but, unasked = head.get("asked", "yes").partition(" but ")
+# what the header may say after `asked:`, and what it means
+_ASKED = {
+    "yes": dict(asked=True, kept=False),
+    "no": dict(asked=False, kept=False),
+    "in tests": dict(asked=True, kept=True),
+}
+
+
+def _read_measures(path: Path, head: dict) -> dict:
+    "The header's optional lines, as fields of a relation."
+    mode, but, unasked = head.get("asked", "yes").partition(" but ")
+    whole = head.get("focus") == "all"
     try:
-        focus, yes = (
-            10**6 if head.get("focus") == "all" else int(head.get("focus", 0)),
-            {"yes": True, "no": False},
-        )
-        if focus < 0 or not 0 <= (often := float(head.get("often", 1))) < float("inf"):
+        focus = 10**6 if whole else int(head.get("focus", 0))
+        often, ways = float(head.get("often", 1)), int(head.get("ways", 1))
+        if focus < 0 or ways < 1 or not 0 <= often < float("inf"):
             raise ValueError
-        return (
-            focus,
-            often,
-            yes[asked],
-            yes[head.get("swap", "no")],
-            frozenset(unasked.split(", ") if but else ()),
-        )
+        swap = {"yes": True, "no": False}[head.get("swap", "no")]
+        asked = _ASKED[mode]
     except (ValueError, KeyError):
+        found = ", ".join(
+            f"{key}: {head.get(key)!r}"
+            for key in ("focus", "often", "asked", "swap", "ways")
+        )
         raise ValueError(
-            f"{path.name}: header has focus: {head.get('focus')!r}, often: "
-            f"{head.get('often')!r}, asked: {head.get('asked')!r}, "
-            f"swap: {head.get('swap')!r}; need a number of rows or `all`, a factor, "
-            "`yes`, `yes but SUBJECT, SUBJECT` or `no`, and `yes` or `no`"
+            f"{path.name}: header has {found}; need a number of rows or `all`, a "
+            "factor, `yes`, `in tests`, `no`, or `yes but SUBJECT, SUBJECT`, `yes` or "
+            "`no`, and a number of wordings"
         ) from None
+    return asked | dict(
+        focus=focus,
+        often=often,
+        swap=swap,
+        ways=ways,
+        unasked=frozenset(unasked.split(", ") if but else ()),
+    )
 
 
 def _read_task(path: Path, n: int, line: str) -> tuple[str, str, str]:
@@ -866,9 +896,9 @@ def documents(
         yield make(rng, enc, rng.choices(enc.relations, weights)[0])
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-025
-# rows of a relation that `builtin` asks about, at most: enough of each kind to learn
-# how it is asked
-ROWS_ASKED = 25
+# rows of a kind that is asked about, by part and ring; all others are passed over
+ROWS = {"subject": 2, "wording": 2, "val": 1, "train": 16}
+KEPT_ROWS = 6  # rows of a kind that is kept for the test part
 
 
 def _fact(row: dict[str, str]) -> frozenset[str]:
@@ -899,255 +929,472 @@ def _fact_groups(
     return out[:n]
 
 
-def make_records(
-    enc: Encyclopedia,
-    seed: int = 123,
-    per_relation: int = ROWS_ASKED,  # rows asked about in each relation, at most
-    n_tasks: int = 2,  # ways of asking: the first so many in the file
-    # portions for training and test, as in `split_records`; the rest is for validation
-    parts: tuple[float, float] = (0.85, 0.10),
-    # Alpaca records in file order: training, test, validation; `task` names the
-    # relation
-) -> list[dict[str, str]]:
-    """Instruction records whose test and validation parts ask about rows that the
-    training part does not.
+@dataclass(frozen=True)
+class Asked:
+    "One question: a row, a way of asking, and where the record goes."
+
+    relation: Relation
+    row: dict[str, str]
+    task: tuple[str, str, str]  # (instruction, input, output), with slots
+    part: str  # `train`, `val` or `test`
+    ring: str = ""  # in the test part: `subject`, `wording` or `kind`
+
+    def record(self) -> Record:
+        "As it stands in the data set."
+        instruction, input_, output = (fill(t, self.row) for t in self.task)
+        record = dict(instruction=instruction, input=input_, output=output)
+        record |= dict(task=self.relation.name, part=self.part)
+        return record | ({"ring": self.ring} if self.ring else {})
+
+
+def ask_kind(
+    relation: Relation,
+    lexicon: dict,  # word lists, see `read_lexicon`
+    seed: int,  # decides which rows are asked about, and in which part
+) -> list[Asked]:
+    """Questions of one kind: no row in two of them, tests in the wordings that are kept
+    for them.
     """
-    pools = [[], [], []]
-    seen: set[tuple[str, str]] = set()
-    for relation in (r for r in enc.relations if r.asked):
-        rng = random.Random(f"{seed}:{relation.name}")
-        rows = _fact_groups(rng, relation, enc.lexicon, per_relation)
-        tasks = relation.tasks[:n_tasks]
-        for i, row in enumerate(rows):
-            instruction, input_, output = (fill(t, row) for t in tasks[i % len(tasks)])
-            if (instruction, input_) in seen:
-                continue
-            seen.add((instruction, input_))
-            part = (1, 2, 1, 1, 2)[i] if i < min(5, len(rows) // 5) else 0
-            pools[part].append(
-                (
-                    _fact(row),
-                    dict(
-                        instruction=instruction,
-                        input=input_,
-                        output=output,
-                        task=relation.name,
-                    ),
-                )
-            )
-    # another relation may tell the same fact: not in training then
-    held = {fact for pool in pools[1:] for fact, _ in pool}
-    pools = [
-        [record for fact, record in pool if i or fact not in held]
-        for i, pool in enumerate(pools)
-    ]
-    rng = random.Random(seed)
-    for pool in pools:
-        rng.shuffle(pool)
-    n = int(
-        min(
-            len(pools[0]) / parts[0],
-            len(pools[1]) / parts[1],
-            len(pools[2]) / (1 - sum(parts)),
+    rng = random.Random(f"{seed}:{relation.name}")
+    n = KEPT_ROWS if relation.kept else sum(ROWS.values())
+    rows = _fact_groups(rng, relation, lexicon, n)
+    tasks, tests = relation.tasks, relation.tests
+    if relation.kept:
+        return [
+            Asked(relation, row, tasks[i % len(tasks)], "test", "kind")
+            for i, row in enumerate(rows)
+        ]
+    held = sum(ROWS.values()) - ROWS["train"]
+    if len(rows) <= held:
+        raise ValueError(
+            f"{relation.name}: {len(rows)} rows; {held} are held out, so a kind that "
+            "is asked about needs more; add rows, or say `asked: no`"
         )
-    )
-    n_train, n_test = int(n * parts[0]), int(n * parts[1])
-    return pools[0][:n_train] + pools[1][:n_test] + pools[2][: n - n_train - n_test]
+    # which of the known wordings the tests use differs from kind to kind
+    shift, out = rng.randrange(len(tasks)), []
+    for i, row in enumerate(rows[:held]):
+        task = tasks[(i + shift) % len(tasks)]
+        if i < ROWS["subject"]:
+            out.append(Asked(relation, row, task, "test", "subject"))
+        elif i < ROWS["subject"] + ROWS["wording"]:
+            out.append(Asked(relation, row, tests[i % len(tests)], "test", "wording"))
+        else:
+            out.append(Asked(relation, row, task, "val"))
+    return out + [
+        Asked(relation, row, tasks[i % len(tasks)], "train")
+        for i, row in enumerate(rows[held:])
+    ]
+
+# %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-025-d
+def read_lessons(
+    folder: str | Path | None = None,  # where they are; `None`: the package's own
+) -> list[Relation]:
+    "The small tables that are not told in the text, and that the records teach."
+    folder = Path(folder or ASSETS / "lessons")
+    return [read_relation(f, told=False) for f in sorted(folder.glob("*.txt"))]
+
+
+def ask_lesson(
+    lesson: Relation,
+    seed: int,  # decides which rows the test part asks about
+) -> list[Asked]:
+    """Questions about every row for each form of answer, in `lesson.ways` wordings, and
+    one for each kept wording.
+    """
+    out, forms = [], dict.fromkeys(output for *_, output in lesson.tasks)
+    for form in forms:
+        tasks = [task for task in lesson.tasks if task[2] == form]
+        for i, row in enumerate(lesson.rows):
+            out += [
+                Asked(lesson, row, tasks[(i + k) % len(tasks)], "train")
+                for k in range(min(lesson.ways, len(tasks)))
+            ]
+    rng = random.Random(f"{seed}:{lesson.name}")
+    rows = rng.sample(lesson.rows, len(lesson.tests))
+    return out + [
+        Asked(lesson, row, task, "test", "wording")
+        for row, task in zip(rows, lesson.tests, strict=True)
+    ]
+
+# %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-025-g
+OPEN_RINGS = ("train", "subject", "wording", "kind")
+
+
+def read_open_records(
+    # JSONL: a record with `task`, `wording` and `ring` on each line
+    path: str | Path = ASSETS / "open_records.jsonl",
+) -> Records:  # in file order
+    "The hand-written records; `RecordError` names every record that cannot be used."
+    records, faults = load_records(path), []
+    ways, prompts = defaultdict(lambda: defaultdict(set)), set()
+    for i, r in enumerate(records, 1):
+        task, prompt = str(r.get("task")), (r["instruction"], r["input"])
+        words, wording = len(r["output"].split()), r.get("wording")
+        if not task.startswith("open_"):
+            faults.append(f"record {i}: task is {task!r}; need `open_` and a name")
+        if r.get("ring") not in OPEN_RINGS:
+            found = f"record {i}: ring is {r.get('ring')!r}"
+            faults.append(f"{found}; need {', '.join(OPEN_RINGS)}")
+        if not isinstance(wording, int) or wording < 1:
+            faults.append(f"record {i}: wording is {wording!r}; need 1, 2, …")
+        if not 10 <= words <= 90:
+            faults.append(f"record {i}: an answer of {words} words; need 10 to 90")
+        if prompt in prompts:
+            faults.append(f"record {i}: {prompt[0][:50]!r} is asked for a second time")
+        prompts.add(prompt)
+        ways[task][r.get("ring")].add(wording)
+    for task, of in ways.items():
+        if set(of) == {"kind"}:
+            continue
+        known, new = of["train"], of["wording"]
+        if of["kind"] or len(known) < 4 or len(new) != 2 or known & new:
+            faults.append(
+                f"{task}: wordings {sorted(known)} in training, {sorted(new)} kept; "
+                "need at least 4, and 2 others, or the ring `kind` for all records"
+            )
+        if not of["subject"] <= known:
+            faults.append(
+                f"{task}: the ring 'subject' has a wording that training has not"
+            )
+    if faults:
+        raise RecordError(str(path), faults)
+    return records
+
+
+def ask_open(
+    records: Records,  # of `read_open_records`
+) -> list[Record]:  # with `part` and `ring`
+    """The hand-written records by part: of a kind's records for testing every other one
+    is in the test part, those about a new subject that are not, in the validation part.
+    """
+    out, count = [], Counter()
+    for r in records:
+        record = {k: r[k] for k in ("instruction", "input", "output", "task")}
+        ring, turn = r["ring"], count[r["task"], r["ring"]] % 2
+        count[r["task"], r["ring"]] += 1
+        if ring == "train":
+            out.append(record | {"part": "train"})
+        elif not turn:
+            out.append(record | {"part": "test", "ring": ring})
+        elif ring == "subject":
+            out.append(record | {"part": "val"})
+    return out
+
+# %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-025-j
+SEED = 19  # of the shipped records
+
+
+def _questions(
+    enc: Encyclopedia, lessons: Sequence[Relation], seed: int
+) -> list[Asked]:
+    "All short questions; training asks nothing that another part asks."
+    taught = [asked for lesson in lessons for asked in ask_lesson(lesson, seed)]
+    facts = {_fact(asked.row) for asked in taught}
+    found = [
+        asked
+        for relation in enc.relations
+        if relation.asked
+        for asked in ask_kind(relation, enc.lexicon, seed)
+        if _fact(asked.row) not in facts
+    ]
+    held = {_fact(asked.row) for asked in found if asked.part != "train"}
+    return taught + [
+        asked
+        for asked in found
+        if asked.part != "train" or _fact(asked.row) not in held
+    ]
+
+
+def make_records(
+    enc: Encyclopedia,  # the smaller world, see `limit_rows`
+    lessons: Sequence[Relation] | None = None,  # `None`: those of `read_lessons`
+    written: Records | None = None,  # `None`: those of `read_open_records`
+    seed: int = SEED,
+    # Alpaca records, training, validation, test; `task` names the kind, `part` the part
+    # and `ring`, in the test part, in which sense a record is new
+) -> Records:
+    "The data set `builtin`: short questions from the tables, and the open part."
+    lessons = read_lessons() if lessons is None else lessons
+    written = read_open_records() if written is None else written
+    records = [asked.record() for asked in _questions(enc, lessons, seed)]
+    records += ask_open(written)
+    rng, out = random.Random(seed), Records()
+    for part in ("train", "val", "test"):
+        some = [r for r in records if r["part"] == part]
+        rng.shuffle(some)
+        out += some
+    return out
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-030-b
-@dataclass(frozen=True)
-class Overlap:
-    """What the test and validation records of one relation share with training records
-    and with the text; all counts.
-    """
-
-    relation: str
-    rows: int  # rows of the table; 0: rows are made by code
-    small: int  # rows in the smaller world
-    train: int  # training records
-    held: int  # test and validation records
-    # of these: a training record of the relation asks about the same fact. Must be 0
-    asked: int = 0
-    # of these: a training record of another relation is about the same pair; must be 0
-    elsewhere: int = 0
-    # of these: a training record of another relation is about the same thing
-    subject: int = 0
-    told: int = 0  # of these: the row may stand in the pretraining text
-
-
-def find_rows(
+def find_questions(
     enc: Encyclopedia,  # the smaller world, which the records ask about
-    # made by `make_records` with this seed, in any order
-    records: list[dict[str, str]],
-    seed: int = 123,
-    per_relation: int = ROWS_ASKED,
-) -> list[dict[str, str]]:
-    "The row that each record asks about; `ValueError` for a record that no row makes."
+    lessons: Sequence[Relation],  # of `read_lessons`
+    records: Sequence[Record],  # short ones, made by `make_records` with this seed
+    seed: int = SEED,
+) -> list[Asked]:
+    """The row and the way of asking of each record; `ValueError` for a record that no
+    row makes.
+    """
     found = {}
-    for relation in (r for r in enc.relations if r.asked):
-        rows = relation.rows or _fact_groups(
-            random.Random(f"{seed}:{relation.name}"),
-            relation,
-            enc.lexicon,
-            per_relation,
-        )
+    for relation in [r for r in enc.relations if r.asked] + list(lessons):
+        rows = relation.rows or [
+            asked.row for asked in ask_kind(relation, enc.lexicon, seed)
+        ]
         for row in rows:
-            for task in relation.tasks:
-                found[relation.name, *(fill(t, row) for t in task)] = row
-    keys = [
-        (r.get("task", "no task"), r["instruction"], r["input"], r["output"])
-        for r in records
-    ]
-    if missing := [
-        f"record {i} ({key[0]}: {key[1][:60]!r})"
-        for i, key in enumerate(keys, 1)
-        if key not in found
-    ]:
+            for task in relation.tasks + relation.tests:
+                key = relation.name, *(fill(text, row) for text in task)
+                found[key] = relation, row, task
+    out, missing = [], []
+    for i, r in enumerate(records, 1):
+        key = r.get("task", "no task"), r["instruction"], r["input"], r["output"]
+        if key in found:
+            out.append(Asked(*found[key], r["part"], r.get("ring", "")))
+        else:
+            missing.append(f"record {i} ({key[0]}: {key[1][:60]!r})")
+    if missing:
         raise ValueError(
             f"{', '.join(missing[:3])}: no row of the encyclopedia makes it; make the "
             "records again with `make_records`"
         )
-    return [found[key] for key in keys]
+    return out
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-030-b2
-def overlap_report(
+@dataclass(frozen=True)
+class Ring:
+    "What the test records of one ring share with training and with the text: counts."
+
+    name: str  # `subject`, `wording` or `kind`, after `short`, `lesson` or `open`
+    n: int = 0  # test records
+    kind: int = 0  # of these: training asks for this kind
+    wording: int = 0  # … in these words
+    subject: int = 0  # … about this thing
+    fact: int = 0  # a training record of any kind is about the same pair
+    told: int = 0  # the row may stand in the pretraining text
+
+
+def ring_report(
     enc: Encyclopedia,  # the whole one
-    splits: Splits,  # see `split_records`
-    seed: int = 123,  # that made the records
-) -> list[Overlap]:  # a row per relation, in the order of files
-    "How much of what is held out was asked about elsewhere, or told."
-    small, train, held = limit_rows(enc), splits.train, splits.test + splits.val
-    of = {r.name: r for r in enc.relations}
-    asked, words, counts = (
-        defaultdict(set),
-        defaultdict(set),
-        Counter(r["task"] for r in train),
-    )
-    rows = find_rows(small, train + held, seed)
-    for record, row in zip(train, rows):
-        asked[_fact(row)].add(record["task"])
-        for cell in row.values():
-            words[cell.casefold()].add(record["task"])
-    sums = {name: Counter() for name in of}
-    for record, row in zip(held, rows[len(train) :]):
-        name, relation = record["task"], of[record["task"]]
-        sums[name] += Counter(
-            held=1,
-            asked=name in asked[_fact(row)],
-            elsewhere=bool(asked[_fact(row)] - {name}),
-            subject=bool(words[row[relation.subject].casefold()] - {name}),
-            told=not is_held_out(relation, row),
-        )
-    return [
-        Overlap(
-            r.name,
-            len(of[r.name].rows),
-            len(r.rows),
-            counts[r.name],
-            **{"held": 0} | sums[r.name],
-        )
-        for r in small.relations
-    ]
+    records: Sequence[Record],  # of `make_records`
+    lessons: Sequence[Relation] | None = None,  # `None`: those of `read_lessons`
+    written: Records | None = None,  # `None`: those of `read_open_records`
+    seed: int = SEED,  # that made the records
+) -> list[Ring]:
+    "How new the test records of each ring are."
+    lessons = read_lessons() if lessons is None else lessons
+    written = read_open_records() if written is None else written
+    number = {(r["instruction"], r["input"]): r["wording"] for r in written}
+    short = [r for r in records if (r["instruction"], r["input"]) not in number]
+    # of each record: name of its ring, part, kind, wording, subject, fact, is it told?
+    rows = []
+    for q in find_questions(limit_rows(enc), lessons, short, seed):
+        kind, thing = q.relation.name, q.row[q.relation.subject].casefold()
+        told = q.relation.told and not is_held_out(q.relation, q.row)
+        name = f"{'short' if q.relation.told else 'lesson'} {q.ring}"
+        rows.append((name, q.part, kind, q.task, thing, _fact(q.row), told))
+    for r in records:
+        prompt = (r["instruction"], r["input"])
+        if prompt in number:
+            name = f"open {r.get('ring', '')}"
+            rows.append((name, r["part"], r["task"], number[prompt], prompt, "", False))
+    train = [row for row in rows if row[1] == "train"]
+    kinds, ways = {r[2] for r in train}, {(r[2], r[3]) for r in train}
+    things, facts = {(r[2], r[4]) for r in train}, {r[5] for r in train} - {""}
+    sums: dict[str, Counter] = defaultdict(Counter)
+    for name, part, kind, way, thing, fact, told in rows:
+        if part == "test":
+            sums[name] += Counter(
+                n=1,
+                kind=kind in kinds,
+                wording=(kind, way) in ways,
+                subject=(kind, thing) in things,
+                fact=fact in facts,
+                told=told,
+            )
+    return [Ring(name, **sums[name]) for name in sorted(sums)]
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-030-g
 _CARD = """# The data set `builtin`
 
 {n:,} instruction records in English, in the Alpaca format (`instruction`, `input`, \
-`output`) with a fourth field, `task`: its kind, one of {kinds}. In {inputs:,} records \
-the input is empty. Outputs have {words:.0f} words on average, {longest} at most.
+`output`) with two or three more fields: `task` is the kind, one of {kinds}; `part` \
+is `train`, `val` or `test`; and in the test part `ring` says in which sense a record \
+is new. The **short** part ({short:,} records) has answers of {words:.0f} words on \
+average, one of which is right, so that they can be scored by comparing words. The \
+**open** part ({opened:,} records) has answers of {open_words:.0f} words, which must \
+be judged.
 
-Licence: MIT, like the rest of the project.
+Licence: MIT, like the rest of the project. No record was copied from another data \
+set.
+
+| part | training | test: `subject` | test: `wording` | test: `kind` | validation |
+|---|---:|---:|---:|---:|---:|
+{sizes}
+
+`load_data("builtin").split()` gives these parts. A seed or portions are refused, \
+since they would mix what was kept apart.
+
+## What is new in the test part
+
+Three rings, one inside the other. Which one a score is about should always be said.
+
+- `subject`: the kind is known, the wording is known, the thing asked about is new. \
+No training record of the kind asks about it, and none of another kind about the same \
+fact.
+- `wording`: the kind is known, and so is nothing else. Each kind has at least four \
+wordings in training (most have six), and exactly two that only the test part uses. \
+They were written before the first run and not changed after it. In the lessons (see \
+below) the thing asked about is known.
+- `kind`: no training record asks for this kind of thing. Kept are eight short kinds \
+({kept}) and two open ones (`open_compare`, `open_dialogue`). Some are close to kinds \
+that are trained on: Italian to French and Spanish, the superlative to the \
+comparative, the future to the past, the full form to the short form, literary terms \
+to science terms. The others are far.
+
+A new kind is new as an *instruction*. The pretraining text tells the facts of tables \
+in declarative sentences, held-out ones too, and shows the operations on sentences, \
+on other sentences than those of the records. In its last two parts it has practice \
+sheets as well: a text, and under labels what can be done to it, such as *Past tense* \
+or *Full form*. No record stands in the text as prompt and answer together, in no \
+ring; `tests/test_encyclopedia.py` looks for that. The lessons and the open part are \
+not in the text at all.
 
 ## How it was made
 
-By code, from tables and sentence generators that were written for this project (the \
-later tables, which are told and not asked about, by a large language model): `python \
--m gpt_course.tiny.encyclopedia --write` makes the records and this card again. The \
-same code writes the text that `tiny` was pretrained on. No record was copied from \
-another data set.
+**The short part** by code, from tables and sentence generators that were written for \
+this project, the later ones by a large language model: {tables} kinds from tables of \
+the encyclopedia, {made} kinds of things to do with a sentence, and {lessons} \
+lessons. The command `python -m gpt_course.tiny.encyclopedia --write` makes the \
+records and this card again.
 
-Parts, by file order: {train:,} training, {test:,} test, {val:,} validation records \
-(85, 10 and 5 percent).
+**Lessons** are small tables ({taught} rows together) of what anybody asks first: \
+small sums, units, colours, days and months, authors, the spelling of a word, lists \
+of three, a greeting. The pretraining text tells such facts too seldom for `tiny` to \
+know them, or not at all; so the training part asks about *every* row, two to four \
+times in different wordings. The test part asks about known rows in a new wording. A \
+lesson teaches its rows and nothing beyond them.
+
+**The open part** was written one by one for this project, by a large language model \
+under an editor's eye: {written} records of {open_kinds} kinds in plain words, no \
+template, no program. `open_records.jsonl` holds all of them. Of each kind, the test \
+part has every other record that is kept for it; half of those about a new subject \
+are in the validation part; the rest is left for tests of your own.
 
 ## How the kinds were chosen
 
-Short exercises that can be scored by comparing words, because they have one right \
-answer: facts about words and the world ({tables} kinds from tables, {told:,} facts in \
-them, {asked:,} records), and things to do with a sentence ({made} kinds whose rows \
-are made by code). They are the kinds of task that small instruction sets consist of, \
-such as this course's other one, `lecture` (by Sebastian Raschka), so that both can be \
-compared; the records are not theirs. A kind has at most {most} records, so that none \
-dominates. {silent} further tables are told in the pretraining text and not asked \
-about, among them five from WordNet 3.0.
+First all kinds of the earlier `builtin`, then those that people try first. Pilot \
+runs on records made with another seed decided what stayed. Of the earlier kinds six \
+were dropped because they were answered in fewer than half of the cases once they \
+were asked for in six ways and not two: `animal_diets`, `homophones`, `hypernyms`, \
+`idioms`, `sentences_sentiment`; and `element_states` and `synonyms_advanced`, which \
+ask the same as `state_at_room_temperature` and `synonyms`. Tried and not taken: \
+adding, subtracting, multiplying, converting units, sorting, counting and reversing \
+lists, the odd one out, number words and the spelling of *any* word (0 to 2 of 8 \
+right), and tables that the text tells too seldom, such as currencies, continents and \
+languages. {silent} tables are told in the text and not asked about. So a score on \
+the short part says how well instructions bring out what is known and practised. It \
+does not say how much of the world that is, and it is higher than on records that \
+were not chosen so.
 
-Left out were the tables of which `tiny`, before the two parts of its training with \
-practice sheets, finished fewer than four in five of the sentences that it had read, \
-and the kinds of which a pilot run, with earlier weights and on records made with \
-another seed, answered at most half; and three kinds (`sentences_very_to_strong`, \
-`sentences_simile_rewrite`, `sentences_singular_to_plural`) of which too many records \
-stood in the text as parts of longer sentences. Of other kinds, single sentences that \
-stood there so were passed over. So a score on these records says how well \
-instructions bring out what is known and practised. It does not say how much of the \
-world that is, and it is higher than on records that were not chosen so.
+## Everyday questions that fail
 
-## What "held out" means
-
-A row is asked about in one part only. The facts of tables are told in the pretraining \
-text, as declarative sentences; the questions are not. Generated sentences of the \
-records are kept out of the text, together with their answers; a few short ones occur \
-in it alone.
+- Sums beyond five plus five, differences, products, any calculation in words.
+- The spelling, the rhyme, the author, the colour, the sound of anything that is not \
+in a lesson; other currencies, continents, languages, dates, famous people.
+- A word without quotation marks. *What is the opposite of 'hot'?* is answered well, \
+*What is the opposite of hot?* about half of the time: `tiny` takes over a wrong \
+word.
+- Two things at once, *why* after an answer, anything that refers to what was said \
+before. There is one turn, and no memory.
+- A second joke. It knows one.
+- Long answers. With the present weights `tiny` answers open instructions in \
+sentences that are mostly grammatical and mostly beside the point.
 
 ## Known limits
 
-- One answer counts as right. A word has one synonym here, and one opposite; another \
-true answer scores 0.
+- One answer counts as right in the short part. A word has one synonym here, and one \
+opposite; another true answer scores 0.
 - The facts were written from general knowledge, many by a large language model, not \
 checked against a reference work one by one. Some are simplified, some will be wrong \
 or grow old.
-- The style is uniform: few wordings for a question, short answers, no doubt, no \
-opinion, no dialogue, nothing to refuse.
+- The open answers have one author and one tone: friendly, simple, a little American. \
+They have no doubt, nothing to refuse, nothing sad.
+- A test record is one draw. Two records of a kind and ring say something about the \
+ring, and little about the kind.
 - A model that scores well here can do these kinds of task, and nothing follows for \
 others.
 
 ## The kinds
 
-| kind | about | training | test | validation |
-|---|---|---:|---:|---:|
+| kind | about | training | `subject` | `wording` | `kind` | validation |
+|---|---|---:|---:|---:|---:|---:|
 {rows}
+
+Lessons:
+
+| kind | about | training | `subject` | `wording` | `kind` | validation |
+|---|---|---:|---:|---:|---:|---:|
+{lesson_rows}
+
+Open kinds:
+
+| kind | about | training | `subject` | `wording` | `kind` | validation |
+|---|---|---:|---:|---:|---:|---:|
+{open_rows}
 """
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-030-g2
 def data_card(
-    records: list[dict[str, str]],  # of `make_records`, in file order
+    records: list[Record],  # of `make_records`
     # the whole encyclopedia; the package's own by default
     enc: Encyclopedia | None = None,
 ) -> str:  # Markdown
     "The data card of `builtin`: how it was made, what is in it, what is wrong with it."
-    enc, splits = enc or read_encyclopedia(), split_records(records)
-    parts = (splits.train, splits.test, splits.val)
-    counts = [Counter(r["task"] for r in part) for part in parts]
-    kinds = {r.name: r for r in enc.relations if any(c[r.name] for c in counts)}
+    enc = enc or read_encyclopedia()
+    lessons = {r.name: r for r in read_lessons()}
     small = {r.name: r for r in limit_rows(enc).relations}
-    lengths = [len(r["output"].split()) for r in records]
+    count = Counter((r["task"], r.get("ring", r["part"])) for r in records)
+    where = ("train", "subject", "wording", "kind", "val")
+    tasks = {r["task"] for r in records}
+
+    def group(name):
+        return "open" if name.startswith("open_") else "short"
+
+    def lines(names, about):
+        return "\n".join(
+            f"| `{name}` | {about[name].title if name in about else name[5:]} | "
+            f"{' | '.join(str(count[name, key]) for key in where)} |"
+            for name in names
+        )
+
+    sizes = Counter((group(r["task"]), r.get("ring", r["part"])) for r in records)
+    lengths = Counter({key: [] for key in ("short", "open")})
+    for r in records:
+        lengths[group(r["task"])].append(len(r["output"].split()))
+    tables = [name for name in small if name in tasks]
+    opened = list(dict.fromkeys(r["task"] for r in read_open_records()))
+    of = {r.name: r for r in enc.relations}
     return _CARD.format(
         n=len(records),
-        kinds=len(kinds),
-        inputs=sum(not r["input"] for r in records),
-        words=sum(lengths) / len(lengths),
-        longest=max(lengths),
-        train=len(parts[0]),
-        test=len(parts[1]),
-        val=len(parts[2]),
-        tables=sum(bool(r.rows) for r in kinds.values()),
-        told=sum(len(small[name].rows) for name in kinds),
-        asked=sum(bool(small[r["task"]].rows) for r in records),
-        made=sum(bool(r.generator) for r in kinds.values()),
-        most=max(sum(counts, Counter()).values()),
-        silent=sum(bool(r.rows) and not r.asked for r in enc.relations),
-        rows="\n".join(
-            f"| `{name}` | {r.title} | {' | '.join(str(c[name]) for c in counts)} |"
-            for name, r in kinds.items()
+        kinds=len(tasks),
+        sizes="\n".join(
+            f"| {key} | {' | '.join(str(sizes[key, place]) for place in where)} |"
+            for key in ("short", "open")
         ),
+        short=sum(len(v) for k, v in lengths.items() if k == "short"),
+        opened=len(lengths["open"]),
+        words=sum(lengths["short"]) / len(lengths["short"]),
+        open_words=sum(lengths["open"]) / len(lengths["open"]),
+        written=len(read_open_records()),
+        open_kinds=len(opened),
+        tables=sum(bool(small[name].rows) for name in tables),
+        made=sum(not small[name].rows for name in tables),
+        lessons=len(lessons),
+        taught=sum(len(lesson.rows) for lesson in lessons.values()),
+        silent=sum(not r.asked for r in enc.relations),
+        kept=", ".join(f"`{name}`" for name in tables if of[name].kept),
+        rows=lines(tables, of),
+        lesson_rows=lines(lessons, lessons),
+        open_rows=lines(opened, {}),
     )
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-030-g3
