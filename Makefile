@@ -7,12 +7,12 @@
 # make bench   set up, then run the benchmarks
 # make clean   remove what can be built again; runs/ and .venv/ stay
 #
-# PYTHON=python3.12       the interpreter to use; by default the first of 3.11 or newer
+# PYTHON=python3.12       the interpreter to use; by default the first of 3.11 to 3.14
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                         on Linux without a GPU: torch from there, which saves gigabytes
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX ?=
 BIN = .venv/bin
 STAMP = .venv/.set-up
@@ -21,7 +21,7 @@ STAMP = .venv/.set-up
 .DEFAULT_GOAL := run
 
 $(STAMP): settings.ini setup.py constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 is needed; name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "setting up .venv with $(PYTHON); the first time takes some minutes"
 	@$(PYTHON) -m venv .venv
 	@test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install -q -c constraints.txt torch --index-url "$(TORCH_INDEX)"
@@ -41,6 +41,9 @@ lint: $(STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/basedpyright
+	@$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema -q --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(BIN)/zizmor --offline --no-progress -q .github
 
 proof: $(STAMP)
 	@$(BIN)/python tools/check_wheel.py --all
