@@ -19,9 +19,10 @@ from huggingface_hub import constants
 from test_hub import server  # noqa: F401  (a fixture)
 
 import gpt_course as gpt
-from gpt_course import hub, pretrained, smollm2
+from gpt_course import hub, model_folders, smollm2
 from gpt_course.dataset import render_prompt
-from gpt_course.files import read_json
+from gpt_course.evaluation import rouge_l
+from gpt_course.files import ASSETS, read_json
 from gpt_course.model_card import model_card
 from gpt_course.run_folder import known_license
 from gpt_course.runs import RunConfig, run_finetune
@@ -286,7 +287,7 @@ def test_where_the_hub_is_out_of_reach_the_package_is_taken(
 def test_a_run_says_which_weights_and_goes_on_with_them_only(
     offline, llama, small_data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pretrained, "fetch_smollm2", lambda: llama)
+    monkeypatch.setattr(model_folders, "fetch_smollm2", lambda: llama)
     config = RunConfig.from_options(
         model="smollm2",
         data=str(small_data),
@@ -318,3 +319,22 @@ def test_the_licence_is_known():
 def test_an_unknown_name_is_answered_with_it():
     with pytest.raises(ValueError, match="tiny, gpt2, .*, smollm2, hf:OWNER/NAME"):
         gpt.load("smollm3")
+
+
+# --- the recorded run ---
+
+
+def test_the_recorded_answers_are_whole():
+    recorded = read_json(ASSETS / "smollm2_answers.json")
+    answers = recorded["answers"]
+    assert 80 <= len(answers) <= 110
+    fields = ["instruction", "input", "output", "task", "ring", "before", "after"]
+    assert all(list(a) == fields for a in answers)
+    assert {a["ring"] for a in answers} == {"subject", "wording", "kind"}
+    assert recorded["weights"] in (BASE, TUNED)
+    assert recorded["scores"]["before"]["n"] == len(answers)
+    for ring, scores in recorded["by_ring"].items():
+        asked = [a for a in answers if a["ring"] == ring]
+        for when in ("before", "after"):
+            values = [rouge_l(a[when], a["output"]) for a in asked]
+            assert scores[when]["rouge_l"] == pytest.approx(sum(values) / len(asked))

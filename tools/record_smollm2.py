@@ -87,10 +87,11 @@ def tune(model, loaders):
 
 
 def scores_by_ring(asked, responses):
-    scores = {"all": score_responses(plain(asked), responses)}
+    # with their `task`, which says that they are open
+    scores = {"all": score_responses(asked, responses)}
     for ring in ASKED:
         chosen = [i for i, r in enumerate(asked) if r["ring"] == ring]
-        records = plain([asked[i] for i in chosen])
+        records = [asked[i] for i in chosen]
         scores[ring] = score_responses(records, [responses[i] for i in chosen])
     return scores
 

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..dataset import Record, RecordError, Records, load_records
+from ..dataset import Record, Records
 from ..files import ASSETS, write_atomic
+from ..records import RecordError, load_records
 from .sentences import GENERATORS, read_found, read_lexicon
 
 # %% auto #0
@@ -897,7 +898,7 @@ def documents(
 
 # %% ../../nbs/tiny/02_encyclopedia.ipynb #15-encyclopedia-025
 # rows of a kind that is asked about, by part and ring; all others are passed over
-ROWS = {"subject": 2, "wording": 2, "val": 1, "train": 16}
+ROWS = {"subject": 2, "wording": 2, "val": 1, "train": 20}
 KEPT_ROWS = 6  # rows of a kind that is kept for the test part
 
 
@@ -1230,7 +1231,7 @@ set.
 |---|---:|---:|---:|---:|---:|
 {sizes}
 
-`load_data("builtin").split()` gives these parts. A seed or portions are refused, \
+`load_data("builtin").split()` gives these parts. A seed or other shares are refused, \
 since they would mix what was kept apart.
 
 ## What is new in the test part
