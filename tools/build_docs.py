@@ -1,9 +1,12 @@
 """Build the site into _docs/: with Quarto where it is installed, otherwise with
 smalldocs.
 
-Both read _quarto.yml and the notebooks as nbdev processes them. smalldocs needs neither
-Quarto nor network; its pages take KaTeX from a CDN when read, or from --katex, KaTeX's
-folder `dist`."""
+Both read _quarto.yml and the notebooks as nbdev processes them, and give pages the same
+names. The site of record is built by one version of Quarto, `QUARTO`; another one is
+refused, since what it would change has not been looked at. smalldocs needs neither
+Quarto nor network. No page asks another host: fonts are the system's, and formulas
+are MathML.
+"""
 
 import argparse
 import os
@@ -12,12 +15,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from html import unescape
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # not resolved: the folder of the environment
+QUARTO = "1.9.38"
 OUTPUT_FILE = re.compile(r"output-file: ([\w.-]+\.html)\\n")
-KATEX = re.compile(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/")
+WEB_FONTS = re.compile(r"@import\s*(?:url\()?[\"']?https?://[^;]*;")
+KATEX = re.compile(
+    r"<(?:link|script)[^>]*cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?"
+)
+FORMULA = re.compile(
+    r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S
+)
 
 
 def run(cmd, **kw):
@@ -44,10 +55,6 @@ def refuse_traceback(log):
         sys.exit("a cell failed while the notebooks were processed: see above")
 
 
-def with_quarto():
-    refuse_traceback(run([BIN / "nbdev_docs"], cwd=ROOT))
-
-
 def local_links(src, base):
     """Make nbdev's links to symbols lead to the pages that smalldocs writes, seen from
     the page they stand on: `../01_dataset.html`, not `dataset.html`
@@ -72,42 +79,57 @@ def local_links(src, base):
         f.write_text(text, encoding="utf-8")
 
 
-def local_katex(site, katex):
-    shutil.copytree(katex, site / "site_libs" / "katex", dirs_exist_ok=True)
-    for f in site.rglob("*.html"):
-        up = "../" * (len(f.relative_to(site).parts) - 1)
-        f.write_text(
-            KATEX.sub(f"{up}site_libs/katex/", f.read_text(encoding="utf-8")),
-            encoding="utf-8",
-        )
-
-
-def with_smalldocs(katex=None):
+def process(src):
+    "The notebooks as nbdev prepares them for either builder, in the folder `src`"
     from nbdev.config import get_config
 
-    cfg = get_config()
-    refuse_traceback(
-        run(
-            [
-                sys.executable,
-                "-c",
-                "from nbdev.serve import proc_nbs; proc_nbs(force=True)",
-            ],
-            cwd=ROOT,
-        )
+    code = "from nbdev.serve import proc_nbs; proc_nbs(force=True)"
+    refuse_traceback(run([sys.executable, "-c", code], cwd=ROOT))
+    ignored = shutil.ignore_patterns("_docs", "_site")
+    shutil.copytree(ROOT / "_proc", src, ignore=ignored)
+    config = get_config()
+    local_links(src, f"{config.doc_host}{config.doc_baseurl}/")
+
+
+def to_mathml(match):
+    "A formula in TeX, as browsers draw it themselves"
+    from latex2mathml.converter import convert
+
+    return convert(
+        unescape(match[2]), display="inline" if match[1] == "inline" else "block"
     )
-    with tempfile.TemporaryDirectory() as tmp:
-        src = Path(tmp) / "site"
-        shutil.copytree(
-            ROOT / "_proc", src, ignore=shutil.ignore_patterns("_docs", "_site")
+
+
+def keep_at_home(site):
+    "smalldocs takes fonts and KaTeX from other hosts: fonts go, formulas become MathML"
+    for f in site.rglob("*.css"):
+        text = f.read_text(encoding="utf-8")
+        if WEB_FONTS.search(text):
+            f.write_text(WEB_FONTS.sub("", text), encoding="utf-8")
+    for f in site.rglob("*.html"):
+        text = f.read_text(encoding="utf-8")
+        if KATEX.search(text):
+            text = FORMULA.sub(to_mathml, KATEX.sub("", text))
+            f.write_text(text, encoding="utf-8")
+
+
+def with_quarto(src):
+    found = subprocess.run(
+        ["quarto", "--version"], capture_output=True, text=True
+    ).stdout.strip()
+    if found != QUARTO:
+        sys.exit(
+            f"Quarto {found} is installed; this site is made for {QUARTO}. Install it "
+            "from https://quarto.org/docs/download/, or build without Quarto: "
+            "python tools/build_docs.py --smalldocs"
         )
-        local_links(src, f"{cfg.doc_host}{cfg.doc_baseurl}/")
-        run([BIN / "smalldocs", "render", "--quiet", src])
-        if katex:
-            local_katex(src / "_docs", katex)
-        shutil.rmtree(ROOT / "_docs", ignore_errors=True)
-        shutil.copytree(src / "_docs", ROOT / "_docs")
-        run([BIN / "smalldocs", "check", src])  # fails on a broken link
+    run(["quarto", "render", src])
+
+
+def with_smalldocs(src):
+    run([BIN / "smalldocs", "render", "--quiet", src])
+    keep_at_home(src / "_docs")
+    run([BIN / "smalldocs", "check", src])  # fails on a broken link
 
 
 def main():
@@ -120,22 +142,21 @@ def main():
         help="do not use Quarto even where it is installed",
     )
     p.add_argument(
-        "--katex",
-        type=Path,
-        help="KaTeX's folder `dist`, to be copied into the site (smalldocs only)",
+        "--out", type=Path, default=ROOT / "_docs", help="where to; default: _docs"
     )
     args = p.parse_args()
-    if args.katex and not (args.katex / "katex.min.css").is_file():
-        p.error(
-            f"--katex {args.katex}: no katex.min.css there; name KaTeX's folder dist"
-        )
-    katex = args.katex and args.katex.resolve()
+    out = args.out.resolve()
     os.chdir(ROOT)
-    if shutil.which("quarto") and not args.smalldocs:
-        with_quarto()
-    else:
-        with_smalldocs(katex)
-    print("open _docs/index.html")
+    with tempfile.TemporaryDirectory() as tmp:
+        src = Path(tmp) / "site"
+        process(src)
+        if shutil.which("quarto") and not args.smalldocs:
+            with_quarto(src)
+        else:
+            with_smalldocs(src)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(src / "_docs", out)
+    print(f"open {out / 'index.html'}")
 
 
 if __name__ == "__main__":
