@@ -18,11 +18,11 @@ import torch
 import transformers
 
 from gpt_course.batching import collate_examples, encode_record
-from gpt_course.dataset import load_data
 from gpt_course.finetuning import make_optimizer, train_step
 from gpt_course.generation import generate
 from gpt_course.loaders import InstructionDataset, LengthGroupedSampler
-from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.model_folders import load_pretrained, save_pretrained
+from gpt_course.records import load_data
 from gpt_course.settings import GenerationConfig
 
 

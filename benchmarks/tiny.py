@@ -12,17 +12,18 @@ import argparse
 import statistics
 import time
 
-from gpt_course.dataset import load_data
-from gpt_course.evaluation import respond_by_mbr, score_responses
+from gpt_course.evaluation import score_responses
 from gpt_course.finetuning import finetune
 from gpt_course.loaders import make_loaders
-from gpt_course.pretrained import load_pretrained
+from gpt_course.mbr import SAMPLING, respond_by_mbr
+from gpt_course.model_folders import load_pretrained
+from gpt_course.records import load_data
 from gpt_course.responses import respond
 from gpt_course.settings import GenerationConfig, TrainConfig
 
 SHOWN = ("exact_match", "rouge_l", "end_rate")
 GREEDY = GenerationConfig(max_new_tokens=96)
-DRAWN = GenerationConfig(max_new_tokens=96, temperature=0.8)
+DRAWN = GenerationConfig(max_new_tokens=96, temperature=SAMPLING.temperature)
 
 
 def score_greedy(model, tokenizer, records):

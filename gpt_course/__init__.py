@@ -20,10 +20,10 @@ _ROOMS = {  # which module has which name
     "finetune": "api",
     "evaluate": "api",
     "Model": "api",
-    "load_data": "dataset",
+    "load_data": "records",
     "Records": "dataset",
     "Splits": "dataset",
-    "RecordError": "dataset",
+    "RecordError": "records",
     "History": "history",
     "TrainConfig": "settings",
     "LoraConfig": "settings",
@@ -32,8 +32,9 @@ _ROOMS = {  # which module has which name
 
 if TYPE_CHECKING:
     from .api import Model, evaluate, finetune, load
-    from .dataset import RecordError, Records, Splits, load_data
+    from .dataset import Records, Splits
     from .history import History
+    from .records import RecordError, load_data
     from .settings import GenerationConfig, LoraConfig, TrainConfig
 
 __all__ = [

@@ -13,7 +13,8 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from .dataset import Record
-from .evaluation import score_responses
+from .distributed import share_out, together
+from .evaluation import score_groups, score_responses
 from .files import read_json, write_json
 from .finetuning import evaluate_loss
 from .protocols import CausalLM, Tokenizer
@@ -71,21 +72,26 @@ def complete_answers(
     config: GenerationConfig = GenerationConfig(),  # how answers are written
     progress: bool = False,  # show a bar
 ) -> Answers:  # the same
-    "Ask for the answers that are missing; score all, with the loss and the seconds."
+    "Ask for the answers that are missing; score all, ring by ring, with the loss."
     while (done := len(answers.responses)) < len(records):
         start = time.perf_counter()
-        answers.responses += respond(
-            network,
-            tokenizer,
+        answers.responses += share_out(
             records[done : done + BLOCK],
-            replace(config, seed=config.seed + done),  # as in one list of all
-            progress=progress,
+            lambda part, place: respond(
+                network,
+                tokenizer,
+                part,
+                # as in one list of all
+                replace(config, seed=config.seed + done + place),  # noqa: B023
+                progress=progress,
+            ),
         )
         answers.seconds += time.perf_counter() - start
-        answers.write()
+        together(answers.write, first_only=True)
     if not answers.scores:
-        scores = {"loss": evaluate_loss(network, loader)}
+        scores: dict[str, Any] = {"loss": evaluate_loss(network, loader)}
         scores |= score_responses(records, answers.responses)
+        scores["groups"] = score_groups(records, answers.responses)
         answers.scores = scores | {"seconds": {"answer": round(answers.seconds, 2)}}
-        answers.write()
+        together(answers.write, first_only=True)
     return answers

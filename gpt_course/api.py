@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from .accidents import plain_errors
 from .callbacks import ProgressBar
-from .dataset import Record, Records, Splits, validate_records
-from .evaluation import respond_by_mbr, score_responses
+from .dataset import Record, Records, Splits
+from .evaluation import score_groups, score_intervals, score_responses
 from .files import as_path
 from .finetuning import evaluate_loss
 from .finetuning import finetune as run_loop
@@ -29,16 +29,19 @@ from .loaders import InstructionDataset, Loaders, make_loader, make_loaders
 from .lora import LoRALinear, add_lora, merge_lora, remove_lora
 from .memory import bf16_fault, return_freed_memory
 from .model import GPT, count_parameters
+from .records import RecordError, is_list, validate_records
 
 # %% auto #0
 __all__ = ['Several', 'Model', 'load', 'as_model', 'finetune', 'evaluate']
 
 # %% ../nbs/reference/api.ipynb #api-003-b
-from .pretrained import load_pretrained, pick_device, save_pretrained
+from .mbr import SAMPLING, respond_by_mbr
+from .model_folders import load_pretrained, save_pretrained
+from .pretrained import pick_device
 from .protocols import CausalLM, Tokenizer
 from .responses import encode_prompts, respond
 from .run_folder import Run
-from .scores import Scores, score_intervals
+from .scores import Scores
 from gpt_course.settings import (
     DataConfig,
     GenerationConfig,
@@ -171,10 +174,7 @@ def load(
     return Model(network, tokenizer, str(name))
 
 # %% ../nbs/reference/api.ipynb #api-014
-def _of_transformers(
-    value: object,
-    name: str,  # of one of its classes
-) -> bool:
+def _of_transformers(value: object, name: str) -> bool:
     module = sys.modules.get("transformers")
     return module is not None and isinstance(value, getattr(module, name))
 
@@ -214,32 +214,33 @@ def as_model(
 _PARTS = "Splits(train, val, test), as load_data(…).split(seed=1) makes them"
 
 
-def _check_parts(
-    splits: Splits,
-) -> Splits:  # with every record checked
-    parts = []
+def _check_parts(splits: Splits, fields: Any) -> Splits:
+    "The same with every record checked; `ValueError` has the faults of all parts."
+    parts, faults = [], []
     for name, part in zip(Splits._fields, splits, strict=True):
-        parts.append(validate_records(part, f"data.{name}"))
+        try:
+            parts.append(validate_records(part, f"data.{name}", fields))
+        except RecordError as e:
+            faults.append(str(e))
+    if faults:
+        raise ValueError("\n".join(faults))
     return Splits(*parts)
 
 
-def _as_splits(
-    data: object,
-    split_seed: int | None,
-) -> Splits:
+def _as_splits(data: Any, config: DataConfig) -> Splits:
     "Records or splits, checked and split."
     if isinstance(data, Splits):
-        return _check_parts(data)
+        return _check_parts(data, config.fields)
     if isinstance(data, (str, Path)):
         needed = f"records: load_data({str(data)!r}) reads them"
         raise _wrong("data", data, needed)
-    if not isinstance(data, list):
+    if not is_list(data):
         kinds = f"a list of records, {_PARTS}, or Loaders from make_loaders"
         raise _wrong("data", data, kinds)
     if len(data) < 3:
         needed = "at least 3 records: for training, validation and test"
         raise ValueError(f"data has {len(data)} records; need {needed}")
-    return validate_records(data, "data").split(split_seed)
+    return validate_records(data, "data", config.fields).split(config.split_seed)
 
 
 def _refuse_idle(
@@ -281,8 +282,9 @@ def _as_loaders(
     seed: int,  # of the order of the records
 ) -> Loaders:
     "Whatever the data is, as batches for this model."
+    names = ("fields", "split_seed", "batch_size", "on_overflow")
     if isinstance(data, Loaders):
-        _refuse_idle(settings, ("split_seed", "batch_size", "on_overflow"), data)
+        _refuse_idle(settings, names, data)
         for name, loader in zip(Loaders._fields, data, strict=True):
             if not isinstance(loader, DataLoader):
                 raise _wrong(f"data.{name}", loader, "a DataLoader from make_loader")
@@ -290,12 +292,10 @@ def _as_loaders(
         return data
     if isinstance(data, Splits):
         _refuse_idle(settings, ("split_seed",), data)
-    names = ("split_seed", "batch_size", "on_overflow")
     given = {name: settings[name] for name in names if name in settings}
     [config] = split_options(given, DataConfig)
-    splits = _as_splits(data, config.split_seed)
     return make_loaders(
-        splits,
+        _as_splits(data, config),
         model.tokenizer,
         model.network.config.n_positions,
         config.batch_size,
@@ -373,8 +373,8 @@ def finetune(
     # written
     out: str | Path | None = None,
     progress: bool = True,  # show a bar
-    # fields of `DataConfig` (`split_seed`, `batch_size`, `on_overflow`), `TrainConfig`
-    # (`epochs`, `lr`, …) and `LoraConfig` (`lora_rank`, …)
+    # of `DataConfig` (`fields`, `split_seed`, `batch_size`, `on_overflow`),
+    # `TrainConfig` (`epochs`, `lr`, …) and `LoraConfig` (`lora_rank`, …)
     **settings: Any,
 ) -> History:  # rows that plot themselves
     """Fine-tune a model on instruction records; `ValueError` names a wrong argument.
@@ -394,16 +394,14 @@ def finetune(
     return history
 
 # %% ../nbs/reference/api.ipynb #api-031
-def _to_score(
-    records: object,
-) -> Records:
+def _to_score(records: object) -> Records:
     "What can be scored: a list of records with their wanted answers."
     if isinstance(records, Splits):
         raise _wrong("records", records, "one of its parts, such as data.test")
     if isinstance(records, (str, Path)):
         needed = f"records: load_data({str(records)!r}) reads them"
         raise _wrong("records", records, needed)
-    if not isinstance(records, list):
+    if not is_list(records):
         raise _wrong("records", records, "a list of records, such as data.test")
     return validate_records(records, "records")
 
@@ -421,7 +419,7 @@ def evaluate(
     progress: bool = True,  # show a bar
     # fields of `GenerationConfig`: `max_new_tokens`, `temperature`, …
     **generation: Any,
-) -> Scores:  # also has `intervals`, and the answers as `responses`
+) -> Scores:  # also has `intervals`, scores by ring as `groups`, and `responses`
     """Answer records and score the answers, with the loss.
 
     `generation` takes the fields of `GenerationConfig`.
@@ -434,7 +432,7 @@ def evaluate(
         config = _generation(generation)
         responses = respond(network, tokenizer, records, config, progress=progress)
     else:
-        config = _generation({"temperature": 0.8} | generation)
+        config = _generation({"temperature": SAMPLING.temperature} | generation)
         responses = respond_by_mbr(
             network, tokenizer, records, samples, config, progress=progress
         )
@@ -444,6 +442,5 @@ def evaluate(
     )
     loss = evaluate_loss(network, make_loader(dataset, shuffle=False))
     scores = {"loss": loss} | score_responses(records, responses)
-    wanted = [record["output"] for record in records]
-    intervals = score_intervals(scores, [r.text for r in responses], wanted)
-    return Scores(scores, intervals, responses)
+    pairs = records, responses
+    return Scores(scores, score_intervals(*pairs), responses, score_groups(*pairs))

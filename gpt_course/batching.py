@@ -5,6 +5,7 @@
 # %% ../nbs/02_batching.ipynb #02-batching-003
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,10 +32,10 @@ def encode_record(
     prompt_ids = tokenizer.encode(render_prompt(record))
     return prompt_ids, tokenizer.encode(record["output"])
 
-# %% ../nbs/02_batching.ipynb #02-batching-015
+# %% ../nbs/02_batching.ipynb #02-batching-015-a
 IGNORE_INDEX = -100  # the default of `torch.nn.functional.cross_entropy`
 
-
+# %% ../nbs/02_batching.ipynb #02-batching-015
 class Batch(NamedTuple):
     "One batch: B rows of T positions."
 
@@ -123,6 +124,8 @@ def fit_examples(
     max_length: int,  # context of the model, in tokens
     # what to do with rows that are too long: `error`, `drop` or `truncate`
     on_overflow: str = DataConfig.on_overflow,
+    # how to name each row; without it, `record 1`, `record 2`, …
+    places: Sequence[str] | None = None,
     # the examples kept, and their indices in `examples`
 ) -> tuple[list[Example], list[int]]:
     """Leave out rows that are too long, or refuse them.
@@ -137,8 +140,9 @@ def fit_examples(
     report = length_report(examples, max_length)
     refused = {"error": report.too_long, "drop": (), "truncate": report.no_room}
     if bad := refused[on_overflow]:
-        lengths = [(i + 1, *map(len, examples[i])) for i in bad]
-        rows = [f"record {i} ({p} + {r} tokens)" for i, p, r in lengths]
+        names = places or [f"record {i}" for i in range(1, len(examples) + 1)]
+        lengths = [(names[i], *map(len, examples[i])) for i in bad]
+        rows = [f"{name} ({p} + {r} tokens)" for name, p, r in lengths]
         others = "'drop' or 'truncate'" if on_overflow == "error" else "'drop'"
         raise ValueError(
             f"{some(rows, sep=', ')}: prompt and response do not fit the context of "

@@ -5,15 +5,23 @@
 # %% ../nbs/reference/callbacks.ipynb #callbacks-003
 from __future__ import annotations
 
+import signal
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from .accidents import StopSignals
-from .finetuning import Callback, Checkpointer, TrainState
+from .checkpoints import checked_rows
+from .distributed import anywhere, load_shards, save_shards
+from .files import as_path, read_json, some
+from .protocols import COLUMNS
+from .settings import changed_settings
+from .training_state import Callback, Checkpointer, TrainState
 
 # %% auto #0
-__all__ = ['ProgressBar', 'SaveAndStop']
+__all__ = ['ProgressBar', 'SaveAndStop', 'ShardCheckpointer']
 
 # %% ../nbs/reference/callbacks.ipynb #callbacks-008
 class ProgressBar(Callback):
@@ -72,8 +80,9 @@ class SaveAndStop(Callback):
         state: TrainState,  # is saved
     ) -> None:
         "Stop, if a signal has come."
-        if self.signals.asked is not None:
+        if anywhere(self.signals.asked is not None):  # perhaps in another process
             self.checkpointer.save(state)
+            self.signals.asked = self.signals.asked or signal.SIGTERM
             self.signals.check()
 
     def on_train_end(
@@ -82,3 +91,55 @@ class SaveAndStop(Callback):
     ) -> None:
         "From now on, they do not."
         self.signals.waits = False
+
+# %% ../nbs/reference/callbacks.ipynb #callbacks-014
+@dataclass
+class ShardCheckpointer(Checkpointer):
+    "The same for a model that `shard` has divided."
+
+    path: str | Path  # of a folder; what it holds is replaced whole
+    resume: bool = False  # go on from the folder, if it exists
+    base_sha256: str = ""  # of the first weights; without it, of what is frozen
+
+    def on_train_begin(
+        self,
+        state: TrainState,  # gets what was saved
+    ) -> None:
+        "Resume; `ValueError` names the settings that are not those of the folder."
+        resume, self.resume = self.resume, False
+        super().on_train_begin(state)
+        told = as_path(self.path) / "state.json"
+        if not resume or not told.exists():
+            return
+        saved = read_json(told, "a checkpoint in shards")["state"]
+        if changed := changed_settings(saved["settings"], self.settings):
+            raise ValueError(
+                f"{self.path}: was made with other settings "
+                f"({some(changed, sep=', ')}); resume with the same, or start in a new "
+                "folder"
+            )
+        rows = checked_rows(told, saved["rows"], COLUMNS, state.total_steps)
+        load_shards(self.path, state.model, state.optimizer)
+        state.rows[:] = rows
+        self.saved_step = state.step
+
+    def on_step_end(
+        self,
+        state: TrainState,  # is written
+    ) -> None:
+        "Write the folder, if it is time in one of the processes."
+        minutes = (time.monotonic() - self.saved_at_s) / 60
+        every, last = state.config.save_steps, state.step == state.total_steps
+        due = every is not None and state.step % every == 0
+        if anywhere(due or last or minutes >= state.config.save_minutes):
+            self.save(state)
+
+    def save(
+        self,
+        state: TrainState,  # is written
+    ) -> None:
+        "Write the folder now, unless it holds this step already."
+        if self.saved_step != state.step:
+            saved = {"settings": self.settings, "rows": state.rows}
+            save_shards(self.path, state.model, state.optimizer, saved)
+            self.saved_step, self.saved_at_s = state.step, time.monotonic()

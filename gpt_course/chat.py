@@ -98,7 +98,7 @@ def _set_temperature(chat: Chat, rest: str) -> None:
     try:
         wanted = GenerationConfig(temperature=float(rest))
     except ValueError:
-        needed = "a number of at least 0"
+        needed = "0, or a number from 0.001 to 1000"
         raise ValueError(f"temperature is {rest!r}; need {needed}") from None
     chat.generation["temperature"] = wanted.temperature
 

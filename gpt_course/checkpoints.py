@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .files import as_path, atomic_path, first_line, read_json, some
+from .files import as_path, atomic_path, first_line, some
+from gpt_course.model_files import (
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    file_kind,
+    folder_kind,
+    read_model_json,
+)
 from .protocols import Network
 
 # %% auto #0
@@ -44,8 +52,7 @@ def save_tensors(
     return as_path(path)
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-009
-_NEEDED = "a model folder needs config.json and model.safetensors"
-_PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
+_NEEDED = f"a model folder needs config.json and {WEIGHTS}"
 
 
 def weights_path(
@@ -53,17 +60,12 @@ def weights_path(
 ) -> Path:  # `model.safetensors`, or the index of several files
     "Where the weights of a model folder are; `ValueError` if they are not there."
     folder = as_path(folder)
-    for name in ("model.safetensors", "model.safetensors.index.json"):
+    for name in (WEIGHTS, WEIGHTS_INDEX):
         if (folder / name).exists():
             return folder / name
-    pickles = [p.name for kind in _PICKLES for p in sorted(folder.glob(kind))]
-    if pickles:
-        raise ValueError(
-            f"{folder}: has its weights as a pickle only ({some(pickles, 3, ', ')}), "
-            "which can run any program when it is opened; take a version with "
-            "model.safetensors, or write one with the program that made it"
-        )
-    raise ValueError(f"{folder / 'model.safetensors'}: no such file; {_NEEDED}")
+    if kind := folder_kind(folder):
+        raise ValueError(f"{folder}: has no {WEIGHTS}; {kind}")
+    raise ValueError(f"{folder / WEIGHTS}: no such file; {_NEEDED}")
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-012
 @dataclass(frozen=True)
@@ -83,18 +85,26 @@ class StoredTensor:
 
 def _instead(path: Path, e: Exception) -> str:
     "What a file is that is no safetensors file."
-    with open(path, "rb") as f:
-        start = f.read(64).lstrip()
-    if start.startswith(b"version https://git-lfs"):
-        return "only a pointer of Git LFS, not the file; run `git lfs pull` beside it"
-    if start.startswith(b"<"):
-        return "a web page, not the file; download the file itself"
-    return (
+    return file_kind(path) or (
         f"not a whole safetensors file ({first_line(e)}); "
         "download or export the model again"
     )
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-012-b
+def _refuse_twins(path: Path) -> None:
+    "`ValueError` if a header, which the library has checked, says a name twice."
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(name for name, _ in pairs)
+        if len(counts) < len(pairs):
+            twice = [name for name, n in counts.items() if n > 1]
+            raise ValueError(f"{path}: its header has {some(twice, 3, ', ')} twice")
+        return dict(pairs)
+
+    with open(path, "rb") as f:
+        json.loads(f.read(int.from_bytes(f.read(8), "little")), object_pairs_hook=once)
+
+
 def read_header(
     path: str | Path,  # a safetensors file
 ) -> dict[str, StoredTensor]:  # by name
@@ -111,11 +121,31 @@ def read_header(
                 stored = f.get_slice(name)
                 shape = tuple(stored.get_shape())
                 tensors[name] = StoredTensor(path, name, stored.get_dtype(), shape)
+        _refuse_twins(path)
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path}: {_instead(path, e)}") from None
     return tensors
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-014
+def _read_index(path: Path) -> dict[str, str]:
+    "Which file each tensor is in; `ValueError` if a file is missing or elsewhere."
+    listed = read_model_json(path, "the index of a model's files").get("weight_map")
+    again = "download or export the model again"
+    if not isinstance(listed, dict) or not all(
+        isinstance(file, str) and file == Path(file).name for file in listed.values()
+    ):
+        raise ValueError(
+            f"{path}: weight_map must name a file beside it for each tensor; {again}"
+        )
+    files = sorted(set(listed.values()))
+    if lost := [file for file in files if not (path.parent / file).exists()]:
+        raise ValueError(
+            f"{path}: {some(lost, 3, ', ')} of its {len(files)} files is missing "
+            f"beside it; {again}"
+        )
+    return listed
+
+
 def stored_tensors(
     path: str | Path,  # a safetensors file, or the index of several
 ) -> dict[str, StoredTensor]:  # by name
@@ -123,17 +153,14 @@ def stored_tensors(
     path = as_path(path)
     if not path.name.endswith(".index.json"):
         return read_header(path)
-    listed = read_json(path, "the index of a model's files").get("weight_map")
-    if not isinstance(listed, dict) or not all(
-        isinstance(file, str) for file in listed.values()
-    ):
-        raise ValueError(
-            f"{path}: weight_map must name a file for each tensor; "
-            "download or export the model again"
-        )
-    tensors = {}
+    listed, tensors, faults = _read_index(path), {}, []
     for file in sorted(set(listed.values())):
-        tensors |= read_header(path.parent / Path(file).name)
+        found = read_header(path.parent / file)
+        faults += [f"{name} is in {file}, too" for name in found if name in tensors]
+        tensors |= found
+    faults += [f"{name} is nowhere" for name in listed if name not in tensors]
+    if faults:
+        raise ValueError(f"{path}: {some(faults, 3)}; download the model again")
     return tensors
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-017
@@ -188,6 +215,9 @@ def save_checkpoint(
     return save_tensors(path, tensors, metadata)
 
 
+_AGAIN = "remove it to begin again, or restore a copy"
+
+
 def _metadata(path: Path, key: str, kind: type) -> Any:
     "One of the texts in the header of a checkpoint, read as JSON."
     try:
@@ -198,7 +228,7 @@ def _metadata(path: Path, key: str, kind: type) -> Any:
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as e:
         raise ValueError(
             f"{path}: not a whole checkpoint ({type(e).__name__}: {first_line(e)}); "
-            "remove it to begin again, or restore a copy"
+            + _AGAIN
         ) from None
     return value
 
@@ -292,6 +322,39 @@ def _copy(
             place[key] = value.item()
     torch.set_rng_state(stored["rng"].read())
 
+# %% ../nbs/reference/checkpoints.ipynb #checkpoints-024-c
+def _number_faults(stored: dict[str, StoredTensor], most: float) -> Iterator[str]:
+    "Numbers that no run writes; `most`: the steps that it has made."
+    for name, tensor in stored.items():
+        value = tensor.read()
+        if name == "rng":
+            try:
+                torch.Generator().set_state(value)
+            except RuntimeError as e:
+                yield f"{name} is no random state ({first_line(e)})"
+        elif value.is_floating_point() and not value.isfinite().all():
+            yield f"{name} has numbers that are infinite or none"
+        elif name.endswith(".step") and not 0 <= value.max().item() <= most:
+            yield f"{name} is {value.max().item():g}, need 0 to {most:g}"
+        elif name.endswith(".exp_avg_sq") and (value < 0).any():
+            yield f"{name} has squares below 0"
+
+# %% ../nbs/reference/checkpoints.ipynb #checkpoints-024-e
+def _steps(state: dict) -> float:
+    "Steps that a run has made: one for each row but the first."
+    rows = state.get("rows")
+    return len(rows) - 1 if isinstance(rows, list) else math.inf
+
+
+def _check_stateless(stateless: list, states: list[dict], steps: float) -> None:
+    "`ValueError` unless these are parameters, and not all of them after some steps."
+    every = {f"{i}.{index}" for i, state in enumerate(states) for index in state}
+    named = {name for name in stateless if isinstance(name, str)}
+    if len(named) < len(stateless) or named - every:
+        raise ValueError("its stateless names what is no parameter")
+    if every and named == every and 0 < steps < math.inf:
+        raise ValueError(f"it has no state of an optimizer, after {steps} steps")
+
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-024-b
 @torch.no_grad()
 def load_checkpoint(
@@ -305,12 +368,19 @@ def load_checkpoint(
     before = [optimizer.state for optimizer in optimizers]
     try:
         states = [_make_states(optimizer) for optimizer in optimizers]
+        try:
+            _check_stateless(stateless, states, _steps(state))
+        except ValueError as e:
+            raise ValueError(f"{path}: {e}; {_AGAIN}") from None
         leaves = []
         for i, values in enumerate(states):
             for index in [n for n in values if f"{i}.{n}" in stateless]:
                 del values[index]
             leaves += _leaves(values, f"optimizer.{i}.")
-        _copy(_checked(path, model, leaves), model, leaves)
+        stored = _checked(path, model, leaves)
+        if faults := list(_number_faults(stored, _steps(state))):
+            raise ValueError(f"{path}: {some(faults)}; {_AGAIN}")
+        _copy(stored, model, leaves)
         for optimizer, values in zip(optimizers, states):
             optimizer.load_state_dict(optimizer.state_dict() | {"state": values})
     except BaseException:
@@ -323,7 +393,8 @@ def load_checkpoint(
 def _is_row(row: Any, columns: tuple[str, ...], step: int) -> bool:
     if not isinstance(row, dict) or tuple(row) != columns or row["step"] != step:
         return False
-    return all(isinstance(value, (int, float, type(None))) for value in row.values())
+    numbers = [value for value in row.values() if value is not None]
+    return all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
 
 
 def checked_rows(
@@ -337,8 +408,7 @@ def checked_rows(
         if all(_is_row(row, columns, step) for step, row in enumerate(rows)):
             return rows
     raise ValueError(
-        f"{path}: its rows are not those of steps 0 to at most {total_steps}; "
-        "remove it to begin again, or restore a copy"
+        f"{path}: its rows are not those of steps 0 to at most {total_steps}; {_AGAIN}"
     )
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-029

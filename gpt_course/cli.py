@@ -31,7 +31,7 @@ __all__ = ['PARTS', 'finetune_command', 'respond_command', 'chat_command', 'choo
 # %% ../nbs/reference/cli.ipynb #cli-003-b
 from .files import some
 from .lectures import copy_lectures, open_lab
-from .run_folder import Run
+from .run_folder import Run, own_data
 from .runs import RunConfig, run_finetune
 from gpt_course.settings import (
     DataConfig,
@@ -81,6 +81,10 @@ def finetune_command(
     "`gpt-course finetune`: the main job, and what came of it."
     config = RunConfig.from_options(**options)
     metrics = run_finetune(config, resume, say=say)
+    from gpt_course.distributed import is_first  # brings PyTorch
+
+    if not is_first():
+        return
     run = Run(config.out)
     if as_json:
         print_json(metrics | {"report": str(run.report)})
@@ -106,12 +110,8 @@ COMMANDS["finetune"] = Command(
     _finetune_options,
     {
         "--out runs/first": "the built-in model and data, a few minutes",
-        "--model gpt2 --data mine.json --lora-rank 8 --out runs/mine": (
-            "GPT-2 on records of yours, with LoRA"
-        ),
-        "--model smollm2 --lora-rank 8 --gradient-checkpointing": (
-            "a Llama of 135 million parameters, in 2 GB of memory"
-        ),
+        "--model gpt2 --data mine.json --lora-rank 8": "GPT-2, your records, LoRA",
+        "--model smollm2 --lora-rank 8": "a Llama of 135M parameters, by LoRA",
     },
 )
 
@@ -190,24 +190,39 @@ def choose_part(
     data: str,  # `builtin`, `lecture`, or the path of a file
     part: str | None = None,  # one of `PARTS`; without it: test, or all of a file
     split_seed: int | None = None,  # as in training; without it, file order
+    # which field of a file is which, such as `output=body`
+    fields: str | dict[str, str] | None = None,
 ) -> Records:
     "The records to be scored."
-    from gpt_course.dataset import load_data
+    from gpt_course.records import load_data
 
     part = part or ("test" if data in ("builtin", "lecture") else "all")
     if part not in PARTS:
         raise ValueError(f"part is {part!r}; need one of {', '.join(PARTS)}")
-    records = load_data(data)
+    records = load_data(data, fields)
     if part == "all":
         return records
     return records.split(split_seed)._asdict()[part]
 
+# %% ../nbs/reference/cli.ipynb #cli-033-b
+def _own_records(
+    model: str, data: str | None, part: str | None, **split: Any
+) -> tuple[Records, str]:  # and what the data is called
+    "The records that were named; without a name, those that a run has kept for a test."
+    if data is None:
+        own = own_data(model)
+        data, part = own.data, part or "test"
+        split = {k: getattr(own, k) if v is None else v for k, v in split.items()}
+    return choose_part(data, part, **split), data
+
 # %% ../nbs/reference/cli.ipynb #cli-034
 def evaluate_command(
     model: str,  # a name, or the path of a model folder
-    data: str,  # `builtin`, `lecture`, or the path of a file
+    # `builtin`, `lecture`, or the path of a file; without it, those of the run
+    data: str | None,
     part: str | None,  # one of `PARTS`; without it: test, or all of a file
-    split_seed: int | None,  # as in training; without it, file order
+    split_seed: int | None,  # as in training; without it, file order, or as in the run
+    fields: str | dict[str, str] | None,  # of a file, such as `output=body`
     samples: int,  # answers drawn for each record; 1: the one answer
     device: str,  # `auto`, `cpu`, `cuda` or `mps`
     as_json: bool,  # print the scores as JSON, and nothing else
@@ -225,14 +240,16 @@ def evaluate_command(
         del asked["temperature"]  # `evaluate` knows what suits one answer, or several
     if samples < 1:
         raise ValueError(f"--samples is {samples}; need at least 1")
-    records = choose_part(data, part, split_seed)
+    records, called = _own_records(
+        model, data, part, split_seed=split_seed, fields=fields
+    )
     judge = open_judge(judging, model, say)
     loaded = load(model, device)
     if judge:
         judge.greet()
-    say(f"answering {len(records)} records of {data} …")
+    say(f"answering {len(records)} records of {called} …")
     scores = evaluate(loaded, records, samples=samples, **asked)
-    found = dict(scores) | {"intervals": scores.intervals}
+    found = dict(scores) | {"intervals": scores.intervals, "groups": scores.groups}
     if judge:
         say(str(scores))  # they stay, even if the judge fails half-way
         judgement = judge_responses(records, scores.responses, judge)
@@ -247,8 +264,10 @@ def evaluate_command(
 # %% ../nbs/reference/cli.ipynb #cli-036
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     _model(parser)
-    add_settings(parser, DataConfig, only=["data", "split_seed"])
-    help = "what of the data is scored (default: test; of a file of yours, all)"
+    add_settings(
+        parser, DataConfig, only=["data", "split_seed", "fields"], unset=["data"]
+    )
+    help = "what of the data is scored (default: test; of a file you name, all)"
     parser.add_argument("--part", metavar="|".join(PARTS), choices=PARTS, help=help)
     _device(parser)
     _json(parser)
@@ -259,7 +278,7 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--samples", type=int, default=1, metavar="N", help=f"{help} (default: 1)"
     )
-    # known to `evaluate`: 0 for one answer; where several are drawn, 0.8
+    # `evaluate` knows what suits one answer, and what suits several
     parser.set_defaults(temperature=None)
     add_settings(parser, JudgeConfig, title="a judge")
 
@@ -270,7 +289,7 @@ COMMANDS["evaluate"] = Command(
     evaluate_command,
     _evaluate_options,
     {
-        "runs/first": "the test part of the built-in data",
+        "runs/first": "the test part of the data that it was trained on",
         "runs/first --data mine.json --json": "all of a file, for other programs",
     },
 )

@@ -61,6 +61,8 @@ def add_settings(
     settings: type,  # a dataclass of settings
     only: Iterable[str] | None = None,  # names of its fields; without it, all
     title: str | None = None,  # of a group of their own
+    # names of fields whose default depends on something else: `None` if not given
+    unset: Sequence[str] = (),
 ) -> None:
     "An option for each field of a dataclass, with its comment and its default."
     about = (settings.__doc__ or "").strip()
@@ -68,7 +70,8 @@ def add_settings(
     comments, kinds = field_help(settings), get_type_hints(settings)
     for f in fields(settings):
         if only is None or f.name in only:
-            _add_option(group, f.name, kinds[f.name], f.default, comments[f.name])
+            default = None if f.name in unset else f.default
+            _add_option(group, f.name, kinds[f.name], default, comments[f.name])
 
 # %% ../nbs/reference/console.ipynb #console-011
 def nearest(
@@ -156,26 +159,26 @@ def paint(
     return f"\033[{_STYLES[style]}m{text}\033[0m"
 
 # %% ../nbs/reference/console.ipynb #console-017
-def score_table(
-    metrics: dict[str, Any],  # scores `before` and `after`
-    compared: list[dict[str, str]],  # every test record, with both answers
+def _printed(
+    tables: list[list[list[str]]],  # from `score_tables`
 ) -> str:
-    "The scores of a run, before beside after."
-    from gpt_course.scores import Scores, score_intervals, table_text
+    "Tables for a terminal, their headings bold."
+    from gpt_course.scores import table_text
 
-    wanted = [row["output"] for row in compared]
-    columns = []
-    for when, answer in (("before", "response_before"), ("after", "response")):
-        means = {name: v for name, v in metrics[when].items() if name != "n"}
-        answers = [row[answer] for row in compared]
-        intervals = score_intervals(means, answers, wanted)
-        columns.append(Scores(means, intervals).rows())
-    interval = "95% interval"
-    rows = [[f"{len(compared)} test records", "before", interval, "after", interval]]
-    for before, after in zip(*columns, strict=True):
-        rows.append([*before, *after[1:]])
-    head, *body = table_text(rows, markdown=False).splitlines()
-    return "\n".join([paint(head, "bold"), *body])
+    parts = []
+    for table in tables:
+        head, *body = table_text(table, markdown=False).splitlines()
+        parts.append("\n".join([paint(head, "bold"), *body]))
+    return "\n\n".join(parts)
+
+
+def score_table(
+    metrics: dict[str, Any],  # scores `before` and `after`, with their `groups`
+) -> str:
+    "The scores of a run, before beside after, or below each other ring by ring."
+    from gpt_course.scores import score_tables
+
+    return _printed(score_tables({when: metrics[when] for when in ("before", "after")}))
 
 
 def _three(
@@ -214,7 +217,7 @@ def show_run(
 ) -> None:
     "What a person wants to see at the end of a run."
     compared = json.loads(run.responses.read_text("utf-8"))
-    print(f"\n{score_table(metrics, compared)}\n")
+    print(f"\n{score_table(metrics)}\n")
     for row in _three(compared):
         print(answer_lines(row))
     show(f"\nall answers, losses and settings: {run.report}")
@@ -226,11 +229,7 @@ def show_scores(
     found: dict[str, Any],  # the same, and what a judge said
 ) -> None:
     "Scores, and the grades of a judge if there are some."
-    from gpt_course.scores import table_text
-
-    rows = [["score", "value", "95% interval"], *scores.rows()]
-    head, *body = table_text(rows, markdown=False).splitlines()
-    print("\n".join([paint(head, "bold"), *body]))
+    print(_printed(scores.tables()))
     if "judge_n" in found:
         count, unreadable = found["judge_n"], found["judge_unreadable"]
         line = f"judge: {count} grades, and {unreadable} that could not be read"

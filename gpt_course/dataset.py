@@ -5,104 +5,45 @@
 # %% ../nbs/01_dataset.ipynb #01-dataset-003
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import random
-import re
-import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex, overload
 
-from .files import ASSETS, as_path, cache_dir, some
+from .near_duplicates import WordSets, near_duplicates
 from .normalize import words as words_of
+from .rows import place_of
 
 # %% auto #0
-__all__ = ['Record', 'FIELDS', 'LECTURE_URL', 'LECTURE_SHA256', 'RecordError', 'Records', 'validate_records', 'load_records',
-           'render_prompt', 'Splits', 'split_records', 'prompt_words', 'Audit', 'audit_splits', 'fetch_lecture_data',
-           'load_data']
-
-# %% ../nbs/01_dataset.ipynb #01-dataset-011
-Record = dict[str, str]
-FIELDS = ("instruction", "input", "output")
-
-
-class RecordError(ValueError):
-    "Instruction data that cannot be used; the message has the first twenty faults."
-
-    def __init__(
-        self,
-        source: str,  # what was read, usually a file
-        faults: list[str],  # every fault, with its place
-    ):
-        self.source, self.faults = source, faults
-        count = f"{len(faults)} fault{'s' * (len(faults) != 1)}"
-        shown = some(faults, most=20, sep="\n  ")
-        super().__init__(f"{source}: {count}\n  {shown}")
-
-    def __reduce__(self):
-        # so that it survives the way back from another process
-        return type(self), (self.source, self.faults)
-
-# %% ../nbs/01_dataset.ipynb #01-dataset-011-d
-def _kind(value: object) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
-    return names.get(type(value), type(value).__name__)
-
-
-def _text_fault(name: str, value: object) -> str:
-    "What is wrong with the value of a field, or nothing."
-    if not isinstance(value, str):
-        return f"is {_kind(value)}; write it as a text in quotes"
-    half = re.search("[\ud800-\udfff]", value)
-    if half:
-        return (
-            f"has half a character, {ascii(half[0])}, which no file can hold; "
-            "fix or remove it"
-        )
-    if name != "input" and not value.strip():
-        return "is empty; fill it or remove the record"
-    return ""
-
-# %% ../nbs/01_dataset.ipynb #01-dataset-011-d3
-def _record_faults(record: object) -> list[str]:
-    if not isinstance(record, dict):
-        kind = _kind(record)
-        return [f"is {kind}; need an object with instruction, input and output"]
-    faults = []
-    for name in FIELDS:
-        if name in record:
-            fault = _text_fault(name, record[name])
-        elif name == "input":
-            fault = ""
-        else:
-            others = ", ".join(repr(key) for key in record if key not in FIELDS)
-            fault = f"is missing{f' (found {others})' if others else ''}; add it"
-        if fault:
-            faults.append(f"field {name!r} {fault}")
-    return faults
+__all__ = ['Record', 'Records', 'render_prompt', 'Splits', 'split_records', 'prompt_words', 'Audit', 'audit_splits']
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-011-g
+Record = dict[str, str]
+
+
 class Records(list[Record]):
-    "Checked records: a list that can be split."
+    "Checked records: a list that can be split, and whose parts can, too."
+
+    @overload
+    def __getitem__(self, i: SupportsIndex) -> Record: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Records: ...
+
+    def __getitem__(self, i):
+        found = super().__getitem__(i)
+        return Records(found) if isinstance(i, slice) else found
+
+    def __add__(self, others: list) -> Records:
+        return Records(super().__add__(others))
 
     def split(
         self,
         # shuffles the records first; without it, they are split in file order
         seed: int | None = None,
-        train: float = 0.85,  # portion for training
-        test: float = 0.10,  # portion for the final test; the rest is for validation
+        train: float = 0.85,  # fraction for training
+        test: float = 0.10,  # fraction for the final test; the rest is for validation
     ) -> Splits:
         "The parts for training, validation and test; see `split_records`."
         return split_records(self, train, test, seed)
@@ -111,105 +52,10 @@ class Records(list[Record]):
         first = f", the first {self[0]}" if self else ""
         return f"{len(self)} record{'s' * (len(self) != 1)}{first}"
 
-
-def validate_records(
-    records: object,  # what was read: should be a list of dicts
-    source: str = "records",  # named in messages, usually the file
-    # how to name each record; without it, `record 1`, `record 2`, …
-    places: list[str] | None = None,
-) -> Records:  # new dicts; `input` is "" where it was absent, and other keys are kept
-    "Check Alpaca records, or raise one `RecordError` with all faults."
-    if not isinstance(records, list):
-        need = "need a list of records, each with instruction, input and output"
-        raise RecordError(source, [f"holds {_kind(records)}; {need}"])
-    if not records:
-        raise RecordError(source, ["holds no record; need at least one"])
-    if places is None:
-        places = [f"record {i}" for i in range(1, len(records) + 1)]
-    faults = []
-    for place, record in zip(places, records):
-        faults += [f"{place}: {fault}" for fault in _record_faults(record)]
-    if faults:
-        raise RecordError(source, faults)
-    checked = Records()
-    for record in records:
-        fields = {name: record.get(name, "") for name in FIELDS}
-        others = {key: value for key, value in record.items() if key not in FIELDS}
-        checked.append(fields | others)
-    return checked
-
-# %% ../nbs/01_dataset.ipynb #01-dataset-013
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        fault = "no such file; check the path"
-    except OSError as e:
-        fault = f"cannot be read ({e.strerror}); need a JSON or JSONL file"
-    except UnicodeDecodeError as e:
-        fault = f"byte {e.start} is not UTF-8; save the file as UTF-8"
-    else:
-        if text.strip():
-            return text
-        fault = "is empty; need a list of records"
-    raise RecordError(str(path), [fault])
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict:
-    "A JSON object, in which no field may occur twice: Python would keep the last only."
-    counts = Counter(name for name, _ in pairs)
-    for name, n in counts.items():
-        if n > 1:
-            start = str(dict(pairs))[:60]
-            raise ValueError(f"the field {name!r} occurs twice in one record, {start}…")
-    return dict(pairs)
-
-
-def _json_fault(e: Exception, remedy: str) -> str:
-    if isinstance(e, json.JSONDecodeError):
-        return f"column {e.colno}: not JSON ({e.msg}); {remedy}"
-    # also a number of thousands of digits, or thousands of brackets
-    why = str(e).split(";")[0]
-    need = "need instruction, input and output in each record"
-    return f"cannot be used as JSON ({why}); {need}"
-
-# %% ../nbs/01_dataset.ipynb #01-dataset-013-c
-def load_records(
-    path: str | Path,  # `.json` (a list) or `.jsonl` (an object a line), UTF-8
-) -> Records:
-    "Read Alpaca records; `RecordError` names file, record and field of every fault."
-    path = as_path(path)
-    text = _read_text(path)
-    if path.suffix.lower() == ".jsonl":
-        return _load_lines(path, text)
-    try:
-        records = json.loads(text, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as e:
-        remedy = "fix it there, or name the file .jsonl if it has one record a line"
-        place = f"line {e.lineno}, " if isinstance(e, json.JSONDecodeError) else ""
-        raise RecordError(str(path), [place + _json_fault(e, remedy)]) from None
-    return validate_records(records, str(path))
-
-
-def _load_lines(path: Path, text: str) -> Records:
-    records, places, faults = [], [], []
-    for n, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line, object_pairs_hook=_once))
-            places.append(f"line {n}")
-        except (ValueError, RecursionError) as e:
-            mark = ", " if isinstance(e, json.JSONDecodeError) else ": "
-            faults.append(f"line {n}{mark}{_json_fault(e, 'fix it there')}")
-    if faults:
-        raise RecordError(str(path), faults)
-    return validate_records(records, str(path), places)
-
 # %% ../nbs/01_dataset.ipynb #01-dataset-018
 def render_prompt(
     record: Record,  # needs `instruction`; `input` may be empty or absent
-) -> str:  # ends with the response header: the answer's first token comes next
+) -> str:  # ends with the response marker: the answer's first token comes next
     """The Alpaca prompt; training, generation and export all use this one function.
 
     Source: https://github.com/tatsu-lab/stanford_alpaca
@@ -242,8 +88,9 @@ def _own_parts(records: Sequence[Record]) -> Splits | None:
     odd = [n for n, name in enumerate(named) if name not in found]
     if found and odd:
         raise ValueError(
-            f"record {odd[0] + 1}: field 'part' is {named[odd[0]]!r}, but others have "
-            f"{found[0]!r}; give train, val or test to every record, or to none"
+            f"{place_of(records[odd[0]], odd[0] + 1)}: field 'part' is "
+            f"{named[odd[0]]!r}, but others have {found[0]!r}; "
+            "give train, val or test to every record, or to none"
         )
     if len(found) < 2:
         return None  # no part is named, or all records are of one
@@ -258,19 +105,19 @@ def _own_parts(records: Sequence[Record]) -> Splits | None:
 # %% ../nbs/01_dataset.ipynb #01-dataset-023-d
 def split_records(
     records: Sequence[Record],  # at least three
-    train: float = 0.85,  # portion for training
-    test: float = 0.10,  # portion for the final test; the rest is for validation
-    # shuffles the records first; without it, portions are cut in file order: first
+    train: float = 0.85,  # fraction for training
+    test: float = 0.10,  # fraction for the final test; the rest is for validation
+    # shuffles the records first; without it, fractions are cut in file order: first
     # training, then test, then validation
     seed: int | None = None,
 ) -> Splits:
     """The parts that the records name in their field `part`; if they name none, or one
-    only: parts by portion. Each has at least one record.
+    only: parts by fraction. Each has at least one record.
     """
-    numbers = all(isinstance(portion, (int, float)) for portion in (train, test))
+    numbers = all(isinstance(fraction, (int, float)) for fraction in (train, test))
     if not numbers or not (0 < train and 0 < test and train + test < 1):
         raise ValueError(
-            f"the portions are train={train!r}, test={test!r}; "
+            f"the fractions are train={train!r}, test={test!r}; "
             "each must be above 0, and their sum below 1"
         )
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
@@ -281,7 +128,7 @@ def split_records(
     if own:
         raise ValueError(
             "the records name their parts themselves, in the field 'part'; leave seed "
-            "and portions out, or remove the field"
+            "and fractions out, or remove the field"
         )
     n = len(records)
     if n < 3:
@@ -306,31 +153,24 @@ def prompt_words(
     return tuple(words_of(f"{record['instruction']}\n{record.get('input', '')}"))
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-026-d
-class _NearPrompts:
-    "Finds the prompts that share most words with another one."
-
-    def __init__(self, prompts: list[frozenset[str]]):
-        self.prompts = prompts
-        self.places: dict[str, list[int]] = defaultdict(list)
-        for number, words in enumerate(prompts):
-            for word in words:
-                self.places[word].append(number)
-
-    def _how_many(self, word: str) -> int:
-        return len(self.places.get(word, ()))
-
-    def near(self, words: frozenset[str], threshold: float) -> list[tuple[int, float]]:
-        "Numbers of prompts, and the shares of common words (Jaccard index)."
-        may_miss = len(words) - math.ceil(threshold * len(words) - 1e-9)
-        rarest = sorted(words, key=self._how_many)[: may_miss + 1]
-        candidates = {n for word in rarest for n in self.places.get(word, ())}
-        found = []
-        for number in sorted(candidates):
-            other = self.prompts[number]
-            share = len(other & words) / len(other | words)
-            if share >= threshold:
-                found.append((number, round(share, 3)))
-        return found
+def _near_places(
+    sets: WordSets,
+    asked: list[tuple[str, int]],  # places, and the numbers of their sets
+    train: list[int],  # numbers of the sets of the training prompts
+    threshold: float,
+) -> list[tuple[str, str, float]]:  # a place, one in the training part, the share
+    "Training prompts that share most of their words with a prompt asked about."
+    places, matches = defaultdict(list), defaultdict(list)
+    for i, number in enumerate(train):
+        places[number].append(i)
+    numbers = {number for _, number in asked}
+    for number, known, share in near_duplicates(sets, numbers, train, threshold):
+        matches[number] += [(i, round(share, 3)) for i in places[known]]
+    return [
+        (place, f"train[{i}]", share)
+        for place, number in asked
+        for i, share in sorted(matches[number])
+    ]
 
 # %% ../nbs/01_dataset.ipynb #01-dataset-026-f
 @dataclass(frozen=True)
@@ -365,80 +205,20 @@ def audit_splits(
     "Find prompts that a part repeats, and prompts that several parts share."
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is {threshold}; need a number above 0, at most 1")
-    duplicates, leaks, near = [], [], []
-    known = _NearPrompts([frozenset(prompt_words(r)) for r in splits.train])
-    first: dict[tuple[str, ...], str] = {}  # where each prompt occurs first
+    duplicates, leaks, train, others = [], [], [], []
+    sets = WordSets()
+    first: dict[bytes, str] = {}  # where each prompt occurs first
     for part, records in splits._asdict().items():
         for i, record in enumerate(records):
             words, place = prompt_words(record), f"{part}[{i}]"
-            earlier = first.setdefault(words, place)
+            number = sets.add(words)
+            earlier = first.setdefault(sets.spell(words), place)
+            if part == "train":
+                train.append(number)
             if earlier.startswith(f"{part}[") and earlier != place:
                 duplicates.append((place, earlier))
             elif earlier != place:
                 leaks.append((place, earlier))
             elif part != "train":
-                for number, share in known.near(frozenset(words), threshold):
-                    near.append((place, f"train[{number}]", share))
-    return Audit(duplicates, leaks, near)
-
-# %% ../nbs/01_dataset.ipynb #01-dataset-029
-LECTURE_URL = (
-    "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main/"
-    "ch07/01_main-chapter-code/instruction-data.json"
-)
-LECTURE_SHA256 = "7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944"
-
-
-def fetch_lecture_data(
-    url: str = LECTURE_URL,  # where it is published
-    sha256: str = LECTURE_SHA256,  # expected checksum of the file
-    folder: str | Path | None = None,  # where to keep it; without it, `cache_dir()`
-    timeout_s: float = 30.0,  # for connecting, and for each piece
-) -> Path:
-    """The lecture's data set, from the cache, or downloaded and checked.
-
-    It is by Sebastian Raschka, under the Apache License 2.0. `ValueError` if it cannot
-    be had, with the way to do without.
-    """
-    path = (
-        cache_dir() if folder is None else as_path(folder)
-    ) / "instruction-data.json"
-    if _has_sha256(path, sha256):
-        return path
-    # imported late: it brings an HTTP client, which only this way needs
-    from gpt_course.downloads import download
-
-    try:
-        download(url, path, sha256, timeout_s)
-    except ValueError as e:
-        raise ValueError(
-            f"the lecture's data set: {e}; connect to the network once, or give the "
-            "path of your copy: --data instruction-data.json"
-        ) from None
-    except OSError as e:
-        raise ValueError(
-            f"{path.parent}: cannot be written ({e.strerror}); "
-            "set GPT_COURSE_CACHE to a folder that can"
-        ) from None
-    credit = f"by Sebastian Raschka, Apache License 2.0, from {url}"
-    print(f"downloaded {path}: {credit}", file=sys.stderr)
-    return path
-
-
-def _has_sha256(path: Path, sha256: str) -> bool:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-    except OSError:
-        return False  # not there yet
-
-# %% ../nbs/01_dataset.ipynb #01-dataset-030
-def load_data(
-    # `builtin`, `lecture`, or the path of a JSON or JSONL file
-    name: str | Path = "builtin",
-) -> Records:
-    "The records of a data set by name or path."
-    if str(name) == "builtin":
-        return load_records(ASSETS / "builtin.json")
-    if str(name) == "lecture":
-        return load_records(fetch_lecture_data())
-    return load_records(name)
+                others.append((place, number))
+    return Audit(duplicates, leaks, _near_places(sets, others, train, threshold))

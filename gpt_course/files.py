@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -18,12 +19,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
 import gpt_course
 
 # %% auto #0
-__all__ = ['ASSETS', 'some', 'first_line', 'need', 'optional', 'as_path', 'cache_dir', 'remove_stale', 'cannot_write',
-           'atomic_path', 'write_atomic', 'write_json', 'read_json', 'atomic_folder']
+__all__ = ['ASSETS', 'MOST_BYTES', 'some', 'first_line', 'need', 'optional', 'as_path', 'cache_dir', 'open_regular',
+           'read_regular', 'remove_stale', 'cannot_write', 'atomic_path', 'write_atomic', 'write_json', 'read_json',
+           'atomic_folder']
 
 # %% ../nbs/reference/files.ipynb #files-006
 def some(
@@ -81,7 +84,8 @@ def as_path(
     path: str | os.PathLike[str],  # `~` stands for the home folder
 ) -> Path:
     "A path as the caller meant it; `ValueError` if it is none."
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise ValueError(f"path is {path!r}; need the name of a file or folder")
     try:
         return Path(path).expanduser()
@@ -92,6 +96,65 @@ def as_path(
 def cache_dir() -> Path:
     "Where downloads are kept: `GPT_COURSE_CACHE`, or `~/.cache/gpt_course`."
     return as_path(os.environ.get("GPT_COURSE_CACHE") or "~/.cache/gpt_course")
+
+# %% ../nbs/reference/files.ipynb #files-013-c
+MOST_BYTES = 2_000_000_000  # of a file that is read whole
+
+_KINDS = (  # what else can have a path
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_regular(
+    path: str | os.PathLike[str],  # of a file, or of a link to one
+    what: str = "a file",  # what was needed there
+) -> BinaryIO:
+    "Open a file for reading; `ValueError` if it is none, or may not be read."
+    path = as_path(path)
+    # without waiting for the other end of a pipe; other systems than POSIX have none
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, os.O_RDONLY | flags)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; need {what}") from None
+    except (OSError, ValueError) as e:  # a name that no file can have: `ValueError`
+        why = "is a folder" if os.path.isdir(path) else f"cannot be read ({_why(e)})"
+        raise ValueError(f"{path}: {why}; need {what}") from e
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        kind = next((name for is_it, name in _KINDS if is_it(mode)), "no file")
+        raise ValueError(f"{path}: is {kind}; need {what}")
+    return os.fdopen(handle, "rb")
+
+
+def _why(e: Exception) -> str:
+    return getattr(e, "strerror", None) or first_line(e)
+
+# %% ../nbs/reference/files.ipynb #files-013-e
+def read_regular(
+    path: str | os.PathLike[str],  # of a file, or of a link to one
+    what: str = "a file",  # what was needed there
+) -> bytes:
+    "All of a file; `ValueError` if it is none, or has more than `MOST_BYTES`."
+    with open_regular(path, what) as f:
+        try:
+            data = f.read() if _size(f) <= MOST_BYTES else None
+        except OSError as e:
+            why = f"cannot be read ({_why(e)})"
+            raise ValueError(f"{as_path(path)}: {why}; need {what}") from e
+    if data is None or len(data) > MOST_BYTES:
+        most = f"{MOST_BYTES / 1e9:g} GB"
+        raise ValueError(f"{as_path(path)}: has more than {most}; need {what}, below")
+    return data
+
+
+def _size(f: BinaryIO) -> int:
+    return os.fstat(f.fileno()).st_size
 
 # %% ../nbs/reference/files.ipynb #files-014-a
 _TEMPORARY = re.compile(r"(?s)\.(.*)\.(\d+)-\w{8}\.tmp(\.[^.]*)?")  # name, process
@@ -256,13 +319,9 @@ def read_json(
     what: str = "a JSON file that holds an object",  # what was needed there
 ) -> dict:
     "Read a file that holds one JSON object; `ValueError` names the file and the need."
-    path = as_path(path)
+    path, data = as_path(path), read_regular(path, what)
     try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; need {what}") from None
-    except OSError as e:
-        raise ValueError(f"{path}: cannot be read ({e.strerror}); need {what}") from e
+        value = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as e:
         raise ValueError(f"{path}: not JSON ({first_line(e)}); need {what}") from None
     if not isinstance(value, dict):

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from .files import as_path, cache_dir, first_line, write_atomic
+from .model_files import DOWNLOADED
 
 # %% auto #0
 __all__ = ['HUB_NAMES', 'COMMITS', 'CHECKSUMS', 'is_hub_name', 'verify_sha256', 'cached_smollm2', 'FetchError', 'fetch_model']
@@ -142,21 +143,6 @@ def _problem(e: Exception) -> str:
     return f"{first_line(e)}; try again"
 
 # %% ../nbs/reference/hub.ipynb #hub-017
-_PATTERNS = [
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-]
-
-
 def _announced(path: Path) -> str | None:
     "The checksum under which the Hub's cache keeps a large file."
     name = Path(os.readlink(path)).name if path.is_symlink() else ""
@@ -219,7 +205,7 @@ def _download(name: str) -> Path:
     folder = snapshot_download(
         repo,
         revision=revision or None,
-        allow_patterns=_PATTERNS,
+        allow_patterns=[*DOWNLOADED],
         ignore_patterns=["*/*"],
     )
     return Path(folder)

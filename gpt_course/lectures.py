@@ -96,6 +96,7 @@ def learner_notebook(
 SECTIONS = {  # by folder
     ".": "The course",
     "beyond": "Beyond the course",
+    "pages": "Recipes and help",
     "tiny": "How the built-in model was made",
     "reference": "Reference",
 }

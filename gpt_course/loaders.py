@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .batching import Example, collate_examples, encode_record, fit_examples
+from .batching import Example, collate_examples, fit_examples
 from .dataset import Splits
 from .protocols import Tokenizer
+from .rows import place_of
 from .settings import DataConfig, TrainConfig
+from .token_cache import encode_rows
 
 # %% auto #0
 __all__ = ['InstructionDataset', 'LengthGroupedSampler', 'make_loader', 'Loaders', 'make_loaders', 'data_fingerprint']
@@ -36,8 +38,10 @@ class InstructionDataset(Dataset[Example]):
         on_overflow: str = DataConfig.on_overflow,
     ):
         self.eos_id, self.max_length = tokenizer.eos_id, max_length
-        examples = [encode_record(r, tokenizer) for r in records]
-        self.examples, self.kept = fit_examples(examples, max_length, on_overflow)
+        rows = encode_rows(records, tokenizer)
+        places = [place_of(record, n) for n, record in enumerate(records, 1)]
+        _, self.kept = fit_examples(rows.shapes(), max_length, on_overflow, places)
+        self.examples = rows.select(self.kept)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -50,7 +54,7 @@ class InstructionDataset(Dataset[Example]):
 
     def lengths(self) -> list[int]:
         "Tokens in each row."
-        return [min(sum(map(len, e)), self.max_length) for e in self.examples]
+        return self.examples.lengths().clip(max=self.max_length).tolist()
 
 # %% ../nbs/03_loaders.ipynb #03-loaders-010
 class LengthGroupedSampler(Sampler[list[int]]):
@@ -147,13 +151,16 @@ def make_loaders(
             f"splits is a {type(splits).__name__}; need Splits, as records.split() "
             "gives them"
         )
-    loaders = []
+    loaders, faults = [], []
     for name, records in zip(Splits._fields, splits):
         try:
             dataset = InstructionDataset(records, tokenizer, max_length, on_overflow)
         except ValueError as e:
-            raise ValueError(f"{name} split: {e}") from None
+            faults.append(f"{name} split: {e}")
+            continue
         loaders.append(make_loader(dataset, batch_size, seed, shuffle=name == "train"))
+    if faults:
+        raise ValueError("\n".join(faults))
     return Loaders(*loaders)
 
 # %% ../nbs/03_loaders.ipynb #03-loaders-023

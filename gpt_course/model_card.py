@@ -17,6 +17,7 @@ from .hub import HUB_NAMES
 from .model import GPT, count_parameters
 from .protocols import CausalLM
 from .run_folder import RunRecord, known_license, read_run
+from .scores import score_tables, table_text
 from .smollm2 import smollm2_weights
 from .tokenizers import EOS_TOKEN
 
@@ -59,27 +60,40 @@ class _RunPart:
     data: str
     settings: list[tuple[str, str]]
     losses: list[str]  # empty: not known
-    scores: list[tuple[str, str, str]]  # label, before, after; empty: not known
+    scores: list[str]  # tables, before and after; empty: not known
+    how: str  # the answers came about
     n: str  # test records
     matched: str  # share of them that was answered with the wanted words
 
 
+def _matched(
+    after: dict[str, Any],  # scores
+) -> str:
+    if "exact_match" not in after:
+        return ""
+    some_open = any(g["answers"] == "open" for g in after.get("groups", ()))
+    short = " that ask for a short answer" if some_open else ""
+    return f"{after['exact_match']:.0%} of its own test records{short}"
+
+# %% ../nbs/reference/model_card.ipynb #model-card-009-c
 def _run_part(run: RunRecord) -> _RunPart:
     told = run.settings | run.versions
-    scores = []
-    if run.metrics:
-        before, after = run.metrics["before"], run.metrics["after"]
-        for name, label in _SCORES.items():
-            if name in before and name in after:
-                scores.append((label, f"{before[name]:.3f}", f"{after[name]:.3f}"))
     after = run.metrics.get("after", {})
+    scores = {when: run.metrics[when] for when in ("before", "after") if after}
+    temperature = run.settings.get("temperature")
+    how = (
+        f"Answers drawn at temperature {temperature}"
+        if temperature
+        else "Greedy answers"
+    )
     return _RunPart(
         data=_code(run.settings["data"]),
         settings=[(_cell(name), _cell(value)) for name, value in told.items()],
         losses=run.history.summary().splitlines() if run.history else [],
-        scores=scores,
+        scores=[table_text(t) for t in score_tables(scores)] if scores else [],
+        how=how,
         n=str(after.get("n", "")),
-        matched=f"{after['exact_match']:.0%}" if after else "",
+        matched=_matched(after),
     )
 
 # %% ../nbs/reference/model_card.ipynb #model-card-011

@@ -5,6 +5,7 @@
 # %% ../nbs/reference/run_folder.ipynb #run-folder-003
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import time
@@ -18,13 +19,22 @@ from typing import TYPE_CHECKING, Any
 import gpt_course
 from .disk import FolderLock
 from .files import as_path, read_json, remove_stale, some, write_json
-from .settings import changed_settings
+from gpt_course.model_files import (
+    CONFIG,
+    GENERATION,
+    TOKENIZER_FILES,
+    TOKENIZER_SETTINGS,
+    TOKENIZER_TABLES,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+)
+from .settings import DataConfig, changed_settings
 
 if TYPE_CHECKING:
     from gpt_course.history import History
 
 # %% auto #0
-__all__ = ['RUN_FILES', 'RunRecord', 'Run', 'create_run', 'resume_run', 'read_run', 'known_license']
+__all__ = ['RUN_FILES', 'RunRecord', 'Run', 'create_run', 'resume_run', 'read_run', 'own_data', 'known_license']
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-009
 RUN_FILES = (
@@ -34,27 +44,19 @@ RUN_FILES = (
     "responses.json",
     "metrics.json",
     "report.html",
-    "model.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
+    *(WEIGHTS, CONFIG, GENERATION),
+    *TOKENIZER_FILES,
 )
 # what else a run may write: while it trains, with LoRA, or with some other model
 _SOMETIMES = (
     "checkpoint.safetensors",
+    "checkpoint.shards",
     "responses_before.json",
     "adapter",
-    "model.safetensors.index.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
+    *(WEIGHTS_INDEX, *TOKENIZER_SETTINGS, *TOKENIZER_TABLES),
 )
 # a folder with one of these holds a run or a model, not only something of that name
-_TELLING = {*RUN_FILES[:8], "checkpoint.safetensors"}
+_TELLING = {*RUN_FILES[:8], "checkpoint.safetensors", "checkpoint.shards"}
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-012
 def _now() -> dict[str, Any]:
@@ -117,12 +119,38 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     metrics = read_json(path, "the scores of a run of `gpt-course finetune`")
     for when in ("before", "after"):
         scores = metrics.get(when)
-        known = scores.get("exact_match") if isinstance(scores, dict) else None
-        if not isinstance(known, (int, float)):
+        known = scores.values() if isinstance(scores, dict) else ()
+        if not any(isinstance(value, (int, float)) for value in known):
             raise ValueError(
                 f"{path}: need the scores `before` and `after`; fix or remove it"
             )
     return metrics
+
+# %% ../nbs/reference/run_folder.ipynb #run-folder-016-d
+def _remove_unfinished(
+    folder: Path,
+) -> None:
+    "What a killed `save_pretrained` was writing."
+    for part in folder.glob(".saving-*"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _read_history(
+    path: Path,
+) -> History | None:
+    from gpt_course.history import History
+
+    return History.from_csv(path) if path.is_file() else None
+
+
+def _weights_sha256(
+    folder: Path,
+) -> str:  # of all files together; empty where there are none
+    sums = []
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            sums.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashlib.sha256(" ".join(sums).encode()).hexdigest() if sums else ""
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-017
 class Run:
@@ -135,6 +163,7 @@ class Run:
         self.folder = as_path(folder)
         self.record = self.folder / "run.json"  # settings, versions, beginning
         self.checkpoint = self.folder / "checkpoint.safetensors"  # removed at the end
+        self.shards = self.folder / "checkpoint.shards"  # in its place, with fsdp
         self.before = self.folder / "responses_before.json"  # so is this
         self.adapter = self.folder / "adapter"  # with LoRA only
         self.history = self.folder / "history.csv"
@@ -142,8 +171,7 @@ class Run:
         self.responses = self.folder / "responses.json"
         self.metrics = self.folder / "metrics.json"  # written last: it is complete
         self.report = self.folder / "report.html"
-        self.locked = False  # by this process
-        self._lock = FolderLock(self.folder)
+        self._lock, self.locked = FolderLock(self.folder), False  # by this process
 
     def files(self) -> list[str]:  # names, sorted
         "What is there of the files that a run writes; `ValueError` if it is no folder."
@@ -157,8 +185,7 @@ class Run:
         self.locked = self._lock.acquire()
         for folder in (self.folder, self.adapter):
             remove_stale(folder)
-        for folder in self.folder.glob(".saving-*"):  # of `save_pretrained`
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove_unfinished(self.folder)
 
     def release(self) -> None:
         "Let others in."
@@ -168,15 +195,18 @@ class Run:
     def tidy(self) -> None:
         "Remove what only a run that is not complete needs."
         self.checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(self.shards, ignore_errors=True)
         self.before.unlink(missing_ok=True)
+
+    def weights_sha256(self) -> str:  # empty where there are none
+        "Checksum of the weights that are in the folder now."
+        return _weights_sha256(self.folder)
 
     def read(self) -> RunRecord:
         "What is there about the run; `ValueError` names a file that is damaged."
-        from gpt_course.history import History
-
         record = _read_record(self.record)
         metrics = _read_metrics(self.metrics) if self.metrics.is_file() else {}
-        history = History.from_csv(self.history) if self.history.is_file() else None
+        history = _read_history(self.history)
         return RunRecord(record["settings"], record["versions"], metrics, history)
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-019
@@ -265,16 +295,40 @@ def resume_run(
     return run
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-024
-def read_run(
+def _run_of(
     source: str | Path | None,  # what a model is loaded by: a name, or a folder
-) -> RunRecord | None:  # `None`: there is no run
-    "What a run of `gpt-course finetune` has left; `ValueError` if it is damaged."
+) -> Run | None:
+    "The run that left the weights of a model; not one that others were saved over."
     from gpt_course.hub import is_hub_name
 
     if not source or str(source) == "tiny" or is_hub_name(str(source)):
         return None
     run = Run(source)
-    return run.read() if run.record.is_file() else None
+    if not run.record.is_file():
+        return None
+    known = _read_metrics(run.metrics) if run.metrics.is_file() else {}
+    left = known.get("weights_sha256")
+    return run if left in (None, run.weights_sha256()) else None
+
+
+def read_run(
+    source: str | Path | None,  # what a model is loaded by: a name, or a folder
+) -> RunRecord | None:  # `None`: there is no run, or it is not of these weights
+    "What a run of `gpt-course finetune` has left; `ValueError` if it is damaged."
+    run = _run_of(source)
+    return run.read() if run else None
+
+
+def own_data(
+    source: str | Path | None,  # what a model is loaded by: a name, or a folder
+) -> DataConfig:  # the defaults where there is no run
+    "Which data a run was trained on, and how they were split."
+    run = _run_of(source)
+    if run is None:
+        return DataConfig()
+    settings = _read_record(run.record)["settings"]
+    named = ("data", "split_seed", "fields")
+    return DataConfig(**{name: settings[name] for name in named if name in settings})
 
 # %% ../nbs/reference/run_folder.ipynb #run-folder-026
 def known_license(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .accidents import Stopped, StopSignals, plain_errors, stopped
 from .disk import check_space
-from .files import write_atomic, write_json
+from .files import read_json, write_atomic, write_json
 from .run_folder import Run, create_run, resume_run
 from gpt_course.settings import (
     DataConfig,
@@ -87,6 +87,10 @@ def _by_field(groups: list[Any]) -> dict[str, Any]:
 def _tell(message: str) -> None:
     "What a person reads while a run goes on."
     print(message, file=sys.stderr, flush=True)
+
+
+def _silent(message: str) -> None:
+    "What the other processes say."
 
 
 @dataclass(frozen=True)
@@ -162,14 +166,21 @@ def _adapt(
 def _prepare(config: RunConfig, say: Callable[[str], None], progress: bool) -> _Job:
     "Load, split and encode; everything that can be refused is refused here."
     from gpt_course.checkpoints import weights_sha256
-    from gpt_course.dataset import load_data
     from gpt_course.finetuning import default_lr
+    from gpt_course.limits import cap_splits
     from gpt_course.loaders import make_loaders
-    from gpt_course.pretrained import load_pretrained, pick_device
+    from gpt_course.model_folders import load_pretrained
+    from gpt_course.pretrained import pick_device
+    from gpt_course.records import load_data
     from gpt_course.responses import encode_prompts
 
     data, train = config.data, config.train
-    splits = load_data(data.data).split(data.split_seed)
+    whole = load_data(data.data, data.fields).split(data.split_seed)
+    splits = cap_splits(whole, data.max_val_records, data.max_test_records)
+    for name in ("val", "test"):
+        used, there = len(getattr(splits, name)), len(getattr(whole, name))
+        if used < there:
+            say(f"{used} of {there} {name} records are used (--max-{name}-records)")
     network, tokenizer = load_pretrained(config.model, pick_device(config.device))
     context = network.config.n_positions
     loaders = make_loaders(
@@ -277,25 +288,34 @@ def _train(
     job: _Job, run: Run, settings: dict[str, Any], resume: bool, signals: StopSignals
 ) -> tuple[History, float]:
     "The rows of the training and its seconds; LoRA is saved, then merged."
-    from gpt_course.callbacks import ProgressBar, SaveAndStop
-    from gpt_course.finetuning import Callback, Checkpointer, finetune
+    from gpt_course.adapters import save_adapter
+    from gpt_course.callbacks import ProgressBar, SaveAndStop, ShardCheckpointer
+    from gpt_course.distributed import collect, shard, together
+    from gpt_course.finetuning import finetune
     from gpt_course.history import History
-    from gpt_course.lora import merge_lora, remove_lora, save_adapter
+    from gpt_course.lora import merge_lora, remove_lora
+    from gpt_course.training_state import Callback, Checkpointer
 
-    checkpointer = Checkpointer(run.checkpoint, resume, job.base_sha256)
+    network, checkpointer = job.network, Checkpointer(run.checkpoint, resume)
+    if job.config.train.fsdp:
+        network = shard(job.network)
+        checkpointer = ShardCheckpointer(run.shards, resume)
+    checkpointer.base_sha256 = job.base_sha256
     callbacks: list[Callback] = [checkpointer]
     if job.progress:
         callbacks.append(ProgressBar())
     callbacks.append(SaveAndStop(signals, checkpointer))
     start = time.perf_counter()
     rows = finetune(
-        job.network, job.loaders.train, job.loaders.val, job.config.train, callbacks
+        network, job.loaders.train, job.loaders.val, job.config.train, callbacks
     )
     seconds = round(time.perf_counter() - start, 2)
     signals.check()  # one that came after the last step
+    if job.config.train.fsdp:
+        collect(network, job.network)
     if job.config.lora.lora_rank:
         base = settings.get("weights", job.config.model)
-        save_adapter(job.network, run.adapter, base)
+        together(lambda: save_adapter(job.network, run.adapter, base), first_only=True)
         remove_lora(merge_lora(job.network))
     return History(rows), seconds
 
@@ -308,7 +328,7 @@ def _write_results(
     history: History,
 ) -> None:
     "Everything that a run leaves; `metrics.json` last, because it says: complete."
-    from gpt_course.pretrained import save_pretrained
+    from gpt_course.model_folders import save_pretrained
     from gpt_course.report import render_report
 
     save_pretrained(job.network, job.tokenizer, run.folder)
@@ -317,8 +337,10 @@ def _write_results(
     write_json(run.responses, compared)
     record, plot = run.read(), run.plot.read_bytes()
     told = record.settings | record.versions
-    page = render_report(told, metrics, compared, history.summary(), plot)
+    parts = [len(part) for part in job.splits]
+    page = render_report(told, metrics, compared, history.summary(), plot, parts)
     write_atomic(run.report, page)
+    metrics["weights_sha256"] = run.weights_sha256()
     write_json(run.metrics, metrics)
     run.tidy()
 
@@ -328,8 +350,13 @@ def _what_is_kept(run: Run) -> str:
     from gpt_course.checkpoints import checkpoint_state
 
     go_on = "the same command with --resume goes on from there"
-    if run.checkpoint.exists():
-        state = checkpoint_state(run.checkpoint)
+    if run.checkpoint.exists() or run.shards.exists():
+        known = run.shards / "state.json"
+        state = (
+            read_json(known)["state"]
+            if known.exists()
+            else checkpoint_state(run.checkpoint)
+        )
         done, steps = len(state["rows"]) - 1, state["settings"]["steps"]
         return f"step {done} of {steps} is saved; {go_on}"
     if run.before.exists():
@@ -342,7 +369,13 @@ def _claimed(
     config: RunConfig, settings: dict[str, Any], resume: bool
 ) -> Iterator[Run]:  # is released at the end
     "The folder for this run alone; whoever stops it hears what is kept."
-    run = (resume_run if resume else create_run)(config.out, settings)
+    from gpt_course.distributed import together
+
+    run, claimed = Run(config.out), []
+    claim = resume_run if resume else create_run
+    # the first process alone locks the folder and writes there
+    together(lambda: claimed.append(claim(config.out, settings)), first_only=True)
+    run = claimed[0] if claimed else run
     try:
         yield run
     except (Stopped, KeyboardInterrupt) as e:
@@ -358,16 +391,18 @@ def _run(
     "From the answers before to the report."
     from gpt_course.answers import Answers
     from gpt_course.dataset import audit_splits
+    from gpt_course.distributed import is_first, together
     from gpt_course.responses import compare_responses
 
     train, val, test = map(len, job.splits)
+    found = audit_splits(job.splits) if is_first() else ""
     job.say(
         f"{job.config.data.data}: {train} training, {test} test, {val} validation "
-        f"records; {audit_splits(job.splits)}"
+        f"records; {found}"
     )
-    if not run.locked:
+    if is_first() and not run.locked:
         job.say("warning: no locks on this disk; let no other process work here")
-    if resume and not run.checkpoint.exists():
+    if resume and not (run.checkpoint.exists() or run.shards.exists()):
         job.say("there is no checkpoint yet; the training begins anew")
     before = _answer_before(job, run, settings)
     history, seconds = _train(job, run, settings, resume, signals)
@@ -378,7 +413,9 @@ def _run(
     metrics = {"before": before.scores, "after": after.scores}
     records = job.splits.test
     compared = compare_responses(records, before.responses, after.responses)
-    _write_results(job, run, metrics, compared, history)
+    together(
+        lambda: _write_results(job, run, metrics, compared, history), first_only=True
+    )
     return metrics
 
 # %% ../nbs/reference/runs.ipynb #runs-041-b
@@ -394,9 +431,17 @@ def run_finetune(
     `ValueError` or `OSError` says what is wrong. SIGINT (Ctrl-C), SIGTERM and SIGHUP
     raise `Stopped`, in the training after the step is finished and saved.
     """
-    with StopSignals(say) as signals:
-        job = _prepare(config, say, progress)
+    from gpt_course.distributed import is_first, processes, together
+
+    joined = processes(config.device, config.train.bf16)
+    with joined as n, StopSignals(say) as signals:
+        if not is_first():
+            say, progress = _silent, False
+        elif n > 1:
+            say(f"{n} processes share the work")
+        job = together(lambda: _prepare(config, say, progress))
+        assert job is not None
         settings = job.settings()
-        _mind_resources(job)
+        together(lambda: _mind_resources(job), first_only=True)
         with _claimed(job.config, settings, resume) as run:
             return _run(job, run, settings, resume, signals)

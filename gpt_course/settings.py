@@ -19,8 +19,8 @@ from typing import Any
 from .files import some
 
 # %% auto #0
-__all__ = ['ON_OVERFLOW', 'OPTIMIZERS', 'FREE_TO_CHANGE', 'DataConfig', 'TrainConfig', 'changed_settings', 'LoraConfig',
-           'GenerationConfig', 'JudgeConfig', 'split_options', 'field_help']
+__all__ = ['ON_OVERFLOW', 'EVAL_STEPS', 'OPTIMIZERS', 'FREE_TO_CHANGE', 'DataConfig', 'TrainConfig', 'changed_settings',
+           'LoraConfig', 'GenerationConfig', 'JudgeConfig', 'split_options', 'field_help']
 
 # %% ../nbs/reference/settings.ipynb #settings-006
 Rule = tuple[Callable[[Any], bool], str]  # a test, and what is needed, in words
@@ -34,25 +34,28 @@ def _is_number(value: object) -> bool:
     return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _whole(least: int) -> Rule:
-    def test(value: Any) -> bool:
-        return _is_whole(value) and value >= least
+_MOST = 10**9  # more is a slip of the hand, and some of it no float or int64 can hold
 
-    return test, f"a whole number of at least {least}"
+
+def _whole(least: int, most: int = _MOST) -> Rule:
+    def test(value: Any) -> bool:
+        return _is_whole(value) and least <= value <= most
+
+    return test, f"a whole number from {least} to {most:,}"
 
 
 def _above_0() -> Rule:
     def test(value: Any) -> bool:
-        return _is_number(value) and 0 < value
+        return _is_number(value) and 0 < value <= _MOST
 
-    return test, "a number above 0"
+    return test, f"a number above 0, at most {_MOST:,}"
 
 
 def _at_least_0() -> Rule:
     def test(value: Any) -> bool:
-        return _is_number(value) and 0 <= value
+        return _is_number(value) and 0 <= value <= _MOST
 
-    return test, "a number of at least 0"
+    return test, f"a number from 0 to {_MOST:,}"
 
 
 def _yes_or_no() -> Rule:
@@ -75,17 +78,33 @@ def _probability() -> Rule:
 
 def _steps_or_share() -> Rule:
     def test(value: Any) -> bool:
-        return _is_number(value) and (0 <= value < 1 or value == value // 1 > 0)
+        whole = _is_number(value) and value == value // 1
+        return _is_number(value) and (0 <= value < 1 or (whole and 0 < value <= _MOST))
 
     return test, "a whole number of steps, or a share of all steps, from 0 to below 1"
+
+
+def _temperature() -> Rule:
+    # with less, the logits divided by it are no numbers any more
+    def test(value: Any) -> bool:
+        return _is_number(value) and (value == 0 or 0.001 <= value <= 1000)
+
+    return test, "0, or a number from 0.001 to 1000"
 
 
 def _text() -> Rule:
     return lambda value: isinstance(value, str) and value.strip() != "", "a text"
 
 
-def _any_whole() -> Rule:
-    return _is_whole, "a whole number"
+def _seed() -> Rule:
+    return _whole(0, 2**32 - 1)  # what NumPy and PyTorch both take
+
+
+def _names() -> Rule:
+    def test(value: Any) -> bool:
+        return isinstance(value, dict) or (isinstance(value, str) and "=" in value)
+
+    return test, "names such as instruction=title,output=body"
 
 
 def _one_of(choices: Iterable[str]) -> Rule:
@@ -123,11 +142,19 @@ ON_OVERFLOW = ("error", "drop", "truncate")
 class DataConfig:
     "Which records, and how they become batches."
 
-    # `builtin`, `lecture` (downloaded once), or the path of a JSON or JSONL file
+    # `builtin`, `lecture` (downloaded once), or the path of a file: JSON, JSONL, CSV,
+    # TSV or Parquet
     data: str = "builtin"
+    # which fields of the file are which, if their names do not say it, such as
+    # `instruction=title,output=body`
+    fields: str | dict[str, str] | None = None
     # shuffles the records before they are split; without it, they are split in file
     # order
     split_seed: int | None = None
+    # test records that are answered and scored: of a larger part, this many, evenly
+    # spaced
+    max_test_records: int | None = 2000
+    max_val_records: int | None = 2000  # the same of the validation records
     batch_size: int = 8  # records in a batch
     # a record longer than the model's context: `error` stops, `drop` leaves it out,
     # `truncate` cuts it
@@ -138,18 +165,22 @@ class DataConfig:
             self,
             {
                 "data": _text(),
-                "split_seed": _or_none(_any_whole()),
+                "fields": _or_none(_names()),
+                "split_seed": _or_none(_seed()),
+                "max_test_records": _or_none(_whole(1)),
+                "max_val_records": _or_none(_whole(1)),
                 "batch_size": _whole(1),
                 "on_overflow": _one_of(ON_OVERFLOW),
             },
         )
 
-# %% ../nbs/reference/settings.ipynb #settings-015
+# %% ../nbs/reference/settings.ipynb #settings-014-b
+EVAL_STEPS = 50  # between validation losses, unless they would take too long
 OPTIMIZERS = ("adamw", "adamw8bit")
 # with other values of these, a resumed run gives the same numbers
 FREE_TO_CHANGE = ("save_minutes", "save_steps", "gradient_checkpointing")
 
-
+# %% ../nbs/reference/settings.ipynb #settings-015
 @dataclass(frozen=True)
 class TrainConfig:
     "How a model is trained."
@@ -163,7 +194,9 @@ class TrainConfig:
     warmup_steps: float = 0.1
     gradient_accumulation_steps: int = 1  # batches for one step of the optimizer
     max_grad_norm: float = 1.0  # a longer gradient is shortened to this norm
-    eval_steps: int = 50  # steps between validation losses; also after each epoch
+    # steps between validation losses; without it, 50, or as many as keep them below a
+    # tenth of the time; there is also one after each epoch
+    eval_steps: int | None = None
     # minutes between checkpoints; there is also one at the end of the training, and
     # where Ctrl-C (SIGINT), SIGTERM or SIGHUP ends it early
     save_minutes: float = 5.0
@@ -176,21 +209,24 @@ class TrainConfig:
     # keep only each block's input and compute the rest again: less memory, more time,
     # the same numbers
     gradient_checkpointing: bool = False
+    # divide weights, gradients and the optimizer's states over the processes that
+    # torchrun or accelerate launch has started (FSDP)
+    fsdp: bool = False
 
     def __post_init__(self):
-        at_least_one = ("epochs", "gradient_accumulation_steps", "eval_steps")
-        rules = {name: _whole(1) for name in at_least_one}
-        rules |= {
+        flags = ("bf16", "gradient_checkpointing", "fsdp")
+        rules = {name: _yes_or_no() for name in flags} | {
+            "epochs": _whole(1),
+            "gradient_accumulation_steps": _whole(1),
             "save_minutes": _above_0(),
             "save_steps": _or_none(_whole(1)),
+            "eval_steps": _or_none(_whole(1)),
             "lr": _or_none(_above_0()),
             "weight_decay": _at_least_0(),
             "warmup_steps": _steps_or_share(),
             "max_grad_norm": _above_0(),
-            "seed": _any_whole(),
+            "seed": _seed(),
             "optimizer": _one_of(OPTIMIZERS),
-            "bf16": _yes_or_no(),
-            "gradient_checkpointing": _yes_or_no(),
         }
         _check(self, rules)
 
@@ -243,10 +279,10 @@ class GenerationConfig:
     def __post_init__(self):
         rules = {
             "max_new_tokens": _whole(1),
-            "temperature": _at_least_0(),
+            "temperature": _temperature(),
             "top_k": _or_none(_whole(1)),
             "top_p": _or_none(_probability()),
-            "seed": _any_whole(),
+            "seed": _seed(),
         }
         _check(self, rules)
 

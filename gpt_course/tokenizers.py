@@ -14,12 +14,19 @@ from typing import Any
 
 import tiktoken
 
-from .files import ASSETS, as_path, read_json, write_atomic, write_json
+from .files import ASSETS, as_path, write_atomic, write_json
+from gpt_course.model_files import (
+    TOKENIZER_SETTINGS,
+    TOKENIZER_TABLES,
+    other_flags,
+    other_settings,
+    read_model_json,
+    tokenizer_settings,
+)
 from .prompts import chat_template
 
 # %% auto #0
-__all__ = ['EOS_TOKEN', 'TOKENIZER_FILES', 'OTHER_TOKENIZER_FILES', 'byte_characters', 'OtherTokenizer', 'BPETokenizer',
-           'load_tokenizer', 'folder_tokenizer']
+__all__ = ['EOS_TOKEN', 'byte_characters', 'OtherTokenizer', 'BPETokenizer', 'load_tokenizer', 'folder_tokenizer']
 
 # %% ../nbs/reference/tokenizers.ipynb #tokenizers-006
 EOS_TOKEN = "<|endoftext|>"  # ends a text; the only special token of GPT-2
@@ -181,17 +188,17 @@ def _file_content(tokens: Sequence[str], merges: Sequence[str]) -> dict:
 # %% ../nbs/reference/tokenizers.ipynb #tokenizers-017
 def _other_parts(raw: dict) -> str:
     "The first part of a `tokenizer.json` that differs from GPT-2's; else empty."
-    for key in ("normalizer", "truncation", "padding"):
-        if raw.get(key):
+    usual = _file_content([], [])
+    for key, part in raw.items():
+        if part and usual.get(key) is None:
             return f"it has {key}"
     before, after, back = (
         part if isinstance(part, dict) else {}
         for part in map(raw.get, ("pre_tokenizer", "post_processor", "decoder"))
     )
-    if before.get("type") != "ByteLevel" or not before.get("use_regex", True):
-        return "its pre_tokenizer cuts words otherwise"
-    if before.get("add_prefix_space") is not False:
-        return "its pre_tokenizer adds a space before the text"
+    known = {"use_regex": True} | before  # older files do not say it
+    if known | {"trim_offsets": True} != usual["pre_tokenizer"]:
+        return "its pre_tokenizer cuts words otherwise, or adds a space"
     if back.get("type") != "ByteLevel":
         return "its decoder is not the ByteLevel one"
     alone = [{"Sequence": {"id": "A", "type_id": 0}}]
@@ -202,9 +209,10 @@ def _other_parts(raw: dict) -> str:
 
 def _other_model(model: dict) -> str:
     "The first setting of its `model` that differs from GPT-2's; else empty."
-    for key, usual in _file_content([], [])["model"].items():
-        found = model.get(key) or usual
-        if key not in ("vocab", "merges") and found != usual:
+    usual = _file_content([], [])["model"]
+    for key in {**usual, **model}:
+        found = model.get(key) or usual.get(key)
+        if key not in ("vocab", "merges") and found != usual.get(key):
             return f"its model has {key} {found!r}"
     return ""
 
@@ -220,8 +228,8 @@ def _check_end(added: list[dict], last: int) -> None:
         raise OtherTokenizer(
             f"its added tokens are {names[:5]}, not {EOS_TOKEN} alone with the last id"
         )
-    if found := [k for k in ("lstrip", "rstrip", "single_word") if added[0].get(k)]:
-        raise OtherTokenizer(f"its end token has {found[0]}")
+    if other := other_flags(added[0]):
+        raise OtherTokenizer(f"its end token has {other}")
 
 
 def _from_tables(vocab: Any, merges: Any, source: Path) -> BPETokenizer:
@@ -252,62 +260,16 @@ def _from_content(raw: dict, source: Path) -> BPETokenizer:
     _check_end(added, tokenizer.eos_id)
     return tokenizer
 
-# %% ../nbs/reference/tokenizers.ipynb #tokenizers-022-a
-# what `save` writes
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-_TABLES = (
-    *("vocab.json", "merges.txt", "vocab.txt"),
-    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-)
-_OLD_TABLE = "vocabulary.tiktoken"  # of this course, before it had `tokenizer.json`
-# older forms, and those of other tokenizers; `save` removes them
-OTHER_TOKENIZER_FILES = (
-    *(*_TABLES, _OLD_TABLE),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.json"),
-)
-
-# %% ../nbs/reference/tokenizers.ipynb #tokenizers-023
-def _settings(folder: Path, name: str) -> dict:
-    path = folder / name
-    return read_json(path, "a tokenizer's settings") if path.exists() else {}
-
-
-def _tokens_in(value: object) -> list[str]:
-    "The tokens that a setting names: one, several, or described by objects."
-    if isinstance(value, dict):
-        value = value.get("content") or [*value.values()]
-    if isinstance(value, list):
-        return [token for part in value for token in _tokens_in(part)]
-    return [] if value in (None, "", True, False) else [str(value)]
-
-
-def _other_settings(folder: Path) -> str:
-    "The first setting of a folder that differs from GPT-2's; else empty."
-    found = _settings(folder, "tokenizer_config.json")
-    older = _settings(folder, "special_tokens_map.json")
-    tokens = [*_settings(folder, "added_tokens.json")]
-    for key, value in [*found.items(), *older.items()]:
-        if key.endswith(("_token", "_tokens", "_decoder")):
-            tokens += _tokens_in(value)
-    if more := {*tokens} - {EOS_TOKEN}:
-        return f"it has the added token {min(more)!r}"
-    for key in ("add_prefix_space", "add_bos_token", "add_eos_token"):
-        if found.get(key):
-            return f"its tokenizer_config.json has {key}"
-    kind = str(found.get("tokenizer_class") or "GPT2Tokenizer")
-    plain = ("GPT2Tokenizer", "PreTrainedTokenizer", "TokenizersBackend")
-    return "" if kind.removesuffix("Fast") in plain else f"it is a {kind}"
-
 # %% ../nbs/reference/tokenizers.ipynb #tokenizers-025
 @lru_cache(maxsize=8)
 def _read_file(path: Path, changed: tuple[int, int, int]) -> BPETokenizer:
     "The tokenizer of a `tokenizer.json`; `changed` differs when the file does."
-    return _from_content(read_json(path, "a tokenizer"), path)
+    return _from_content(read_model_json(path, "a tokenizer"), path)
 
 
 def _read_old_form(folder: Path) -> BPETokenizer:
     "The tokenizer of `vocab.json` and `merges.txt`."
-    vocab = read_json(folder / "vocab.json", "the tokens of a tokenizer")
+    vocab = read_model_json(folder / "vocab.json", "the tokens of a tokenizer")
     path = folder / "merges.txt"
     try:
         lines = path.read_bytes().decode("utf-8").splitlines()
@@ -322,7 +284,7 @@ def _read(path: Path) -> BPETokenizer:
     "The tokenizer of a folder or of a `tokenizer.json`."
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
-        other = _other_settings(path) if path.is_dir() else ""
+        other = other_settings(path, EOS_TOKEN) if path.is_dir() else ""
         if other:
             raise OtherTokenizer(other)
         if not file.exists() and (path / "vocab.json").exists():
@@ -369,19 +331,20 @@ def load_tokenizer(
 # %% ../nbs/reference/tokenizers.ipynb #tokenizers-031-a
 # they know bytes or characters, so they have no table
 _WITHOUT_TABLE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+_OLD = "vocabulary.tiktoken"
 
 
 def _without_tokens(folder: Path, vocab_size: int) -> BPETokenizer | None:
     "GPT-2's tokenizer, cut to size, unless the folder speaks of another one."
     remedy = "add the model's tokenizer.json"
-    if (folder / _OLD_TABLE).exists():
+    if (folder / _OLD).exists():
         raise ValueError(
-            f"{folder / _OLD_TABLE}: an earlier version of this course wrote it, and "
+            f"{folder / _OLD}: an earlier version of this course wrote it, and "
             f"this one does not read it; {remedy}: for a fine-tuned tiny, "
             "load_tokenizer('tiny').save(folder, 256) writes it"
         )
-    if other := _other_settings(folder):
-        settings = _settings(folder, "tokenizer_config.json")
+    if other := other_settings(folder, EOS_TOKEN):
+        settings = tokenizer_settings(folder, "tokenizer_config.json")
         if settings.get("tokenizer_class") in _WITHOUT_TABLE:
             return None
         raise ValueError(
@@ -403,7 +366,7 @@ def folder_tokenizer(
 ) -> BPETokenizer | None:  # `None`: it is of another kind, for Transformers to read
     "The tokenizer of a model's folder; GPT-2's, cut to size, if the folder has none."
     folder = as_path(folder)
-    tables = ("tokenizer.json", *_TABLES)
+    tables = ("tokenizer.json", *TOKENIZER_TABLES)
     found = {name for name in tables if (folder / name).exists()}
     if not found:
         return _without_tokens(folder, vocab_size)
@@ -439,5 +402,5 @@ def _save(tokenizer: BPETokenizer, folder: Path, n_positions: int) -> None:
     write_json(folder / "tokenizer.json", content)
     write_json(folder / "tokenizer_config.json", settings)
     write_atomic(folder / "chat_template.jinja", chat_template())
-    for name in OTHER_TOKENIZER_FILES:
+    for name in TOKENIZER_SETTINGS:
         (folder / name).unlink(missing_ok=True)

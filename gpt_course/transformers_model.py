@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .checkpoints import weights_path
+from .checkpoints import stored_tensors, weights_path
 from .files import as_path, first_line, need, some
 from .protocols import Cache
 
@@ -75,23 +76,41 @@ def _save(hf: Any, folder: Path, dtype: torch.dtype) -> None:
     except SafetensorError as e:
         raise OSError(f"{folder}: cannot be written ({first_line(e)})") from e
 
+# %% ../nbs/reference/transformers_model.ipynb #transformers-model-010-b
+def _real_columns(attn_mask: torch.Tensor, B: int, T: int) -> torch.Tensor:
+    "Which columns are no padding, bool (B, S); `ValueError` if the mask hides more."
+    mask = attn_mask[:, 0].expand(B, T, -1)
+    S = mask.shape[2]
+    real = mask[:, -1]  # what the last position may see is no padding
+    causal = mask.new_ones(T, S).tril(S - T)
+    other = mask ^ (real[:, None] & causal)
+    # what padding itself sees is of no use; often itself, so that it sees something
+    other &= real[:, S - T :, None] | ~causal.triu(S - T)
+    hidden_later = real[:, :-1] & ~real[:, 1:]
+    if other.any() or hidden_later.any():
+        raise ValueError(
+            "attn_mask hides more than the future and padding on the left, which a "
+            "model of Transformers cannot be told; pad on the left"
+        )
+    return real
 
-def _with_cache(
-    cache: Cache,
+# %% ../nbs/reference/transformers_model.ipynb #transformers-model-010-d
+def _options(
     input_ids: torch.Tensor,
     position_ids: torch.Tensor | None,
     attn_mask: torch.Tensor | None,
+    cache: Cache | None,
 ) -> dict[str, Any]:
-    "What a base model is given so that it goes on from a cache, and fills it."
-    assert isinstance(cache, _TransformersCache)
+    "What a base model is given beside the tokens; a cache is gone on from, and filled."
     B, T = input_ids.shape
-    if attn_mask is None:
-        real = input_ids.new_ones(B, len(cache) + T)
-    else:
-        real = attn_mask[
-            :, 0, -1
-        ].long()  # what the last position may see is no padding
-    given = {"use_cache": True, "past_key_values": cache.past, "attention_mask": real}
+    given: dict[str, Any] = {"use_cache": cache is not None}
+    if attn_mask is not None:
+        given["attention_mask"] = _real_columns(attn_mask, B, T).long()
+    elif cache is not None:
+        given["attention_mask"] = input_ids.new_ones(B, len(cache) + T)
+    if cache is not None:
+        assert isinstance(cache, _TransformersCache)
+        given["past_key_values"] = cache.past
     # without them, the model counts; and some models have no positions
     return given if position_ids is None else given | {"position_ids": position_ids}
 
@@ -152,10 +171,9 @@ class TransformersModel(nn.Module):
                 f"{n} tokens, but the model's context holds {self.config.n_positions}; "
                 "shorten the text or use a model with a longer context"
             )
-        options: dict[str, Any] = {"use_cache": False}
-        if caches:
-            positions = position_ids if self._takes_positions else None
-            options = _with_cache(caches[0], input_ids, positions, attn_mask)
+        positions = position_ids if self._takes_positions else None
+        cache = caches[0] if caches else None
+        options = _options(input_ids, positions, attn_mask, cache)
         return self.hf.base_model(input_ids, **options).last_hidden_state
 
     def head(
@@ -252,19 +270,28 @@ def load_transformers_tokenizer(
             f"{folder}: this tokenizer needs a library that is not here "
             f"({first_line(e)}); install it"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except Exception as e:  # the library `tokenizers` raises just that
         raise ValueError(
             f"{folder}: no tokenizer that Transformers can load ({first_line(e)}); "
             "add the model's tokenizer.json"
         ) from None
-    return TransformersTokenizer(hf)
+    try:
+        tokenizer = TransformersTokenizer(hf)
+        tokenizer.decode(tokenizer.encode("Is it sound?"))
+    except Exception as e:  # as above
+        raise ValueError(f"{folder}: {first_line(e)}") from None
+    return tokenizer
 
 # %% ../nbs/reference/transformers_model.ipynb #transformers-model-020
 def _read_model(folder: Path) -> Any:
     "A causal language model of Transformers; `ValueError` if tensors are missing."
     transformers = _transformers(folder)
-    weights_path(folder)
-    known = (ImportError, OSError, ValueError, KeyError, AttributeError, RuntimeError)
+    weights = weights_path(folder)
+    # names of torch.compile and of data-parallel training
+    renamed = {r"_orig_mod[.]": "", r"^(module[.])+": ""}
+    names = " ".join(stored_tensors(weights))
+    wrapped = re.search(r"_orig_mod[.]|(^| )module[.]", names) is not None
+    options = {"key_mapping": renamed} if wrapped else {}
     try:
         hf, info = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
@@ -273,8 +300,9 @@ def _read_model(folder: Path) -> Any:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **options,
         )
-    except (*known, SafetensorError) as e:
+    except Exception as e:  # of many kinds, for a config that is damaged or unknown
         raise ValueError(
             f"{folder}: Transformers cannot load it as a causal language model "
             f"({first_line(e)})"

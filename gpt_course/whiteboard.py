@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 # %% auto #0
-__all__ = ['INK', 'MUTED', 'LINE', 'BLUE', 'AMBER', 'GREEN', 'CARD', 'STAGES', 'STEPS', 'Drawing', 'svg', 'course_map',
-           'show_space', 'token_view', 'attention_view', 'table_view']
+__all__ = ['INK', 'MUTED', 'LINE', 'BLUE', 'AMBER', 'GREEN', 'CARD', 'STAGES', 'STEPS', 'Drawing', 'svg', 'label', 'rect',
+           'arrow', 'show_space', 'token_width', 'token', 'html_text', 'card', 'course_map', 'lesson_head',
+           'lesson_end', 'token_view', 'attention_view', 'table_view', 'below']
 
 # %% ../nbs/reference/whiteboard.ipynb #whiteboard-006
 INK = "#1f2933"
@@ -20,7 +22,7 @@ MUTED = "#616e7c"
 LINE = "#cbd2d9"
 BLUE = "#1d6fb8"
 AMBER = "#b35c00"
-GREEN = "#2d7d46"
+GREEN = "#1f5c33"
 CARD = "#fbfaf7"
 
 
@@ -31,7 +33,7 @@ class Drawing:
     markup: str  # HTML
     alt: str  # what it shows, in words
 
-    def _repr_html_(self) -> str:
+    def _repr_markdown_(self) -> str:
         return self.markup
 
     def __repr__(self) -> str:
@@ -61,71 +63,246 @@ def svg(
     )
     return Drawing(image, alt)
 
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-031
+def label(
+    x: float,  # of the anchor, in pixels
+    y: float,  # of the line on which the letters stand, in pixels
+    text: str,  # as it is; spaces are kept
+    size: float = 14,  # of the letters, in pixels
+    ink: str = INK,  # colour of the letters
+    bold: bool = False,  # heavier letters
+    anchor: str = "start",  # where `x` is in the text: `start`, `middle` or `end`
+    mono: bool = False,  # letters of equal width, as in code
+) -> str:  # SVG
+    "One line of text."
+    style = ' font-weight="700"' if bold else ""
+    style += ' font-family="ui-monospace,monospace"' if mono else ""
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{ink}" '
+        f'text-anchor="{anchor}" xml:space="preserve"{style}>{escape(text)}</text>'
+    )
+
+
+def rect(
+    x: float,  # of the left edge, in pixels
+    y: float,  # of the upper edge, in pixels
+    w: float,  # width, in pixels
+    h: float,  # height, in pixels
+    fill: str = "#ffffff",  # colour of the inside
+    edge: str = LINE,  # colour of the line around it
+    r: float = 6,  # radius of the corners, in pixels
+) -> str:  # SVG
+    "A box."
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{r:g}" '
+        f'fill="{fill}" stroke="{edge}" stroke-width="1.5"/>'
+    )
+
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-034
+def arrow(
+    x1: float,  # where it begins, in pixels
+    y1: float,  # where it begins, in pixels
+    x2: float,  # where its point is, in pixels
+    y2: float,  # where its point is, in pixels
+    ink: str = MUTED,  # its colour
+) -> str:  # SVG
+    "A straight arrow from the first point to the second."
+    length = max(((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5, 1e-9)
+    dx, dy = 7 * (x2 - x1) / length, 7 * (y2 - y1) / length
+    left = f"{x2 - dx - dy / 2:.1f},{y2 - dy + dx / 2:.1f}"
+    right = f"{x2 - dx + dy / 2:.1f},{y2 - dy - dx / 2:.1f}"
+    return (
+        f'<path d="M{x1:g} {y1:g}L{x2 - dx:.1f} {y2 - dy:.1f}" stroke="{ink}" '
+        'stroke-width="1.5" fill="none"/>'
+        f'<polygon points="{x2:g},{y2:g} {left} {right}" fill="{ink}"/>'
+    )
+
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-036
+def show_space(
+    piece: str,  # text of a token
+) -> str:
+    "Make spaces and line breaks visible."
+    return piece.replace("\n", "⏎").replace(" ", "·") or "∅"
+
+
+def token_width(
+    text: str,  # of the token
+) -> float:  # in pixels
+    "Width of the box that `token` draws."
+    return 8.5 * len(show_space(text)) + 12
+
+
+def token(
+    x: float,  # of the left edge, in pixels
+    y: float,  # of the upper edge, in pixels
+    text: str,  # of the token; spaces and line breaks become visible
+    fill: str = "#eceff1",  # colour of the box
+    edge: str = LINE,  # colour of the line around it
+) -> str:  # SVG
+    "A token: its text in a box 26 pixels high."
+    width = token_width(text)
+    middle = x + width / 2
+    name = label(middle, y + 18, show_space(text), anchor="middle", mono=True)
+    return rect(x, y, width, 26, fill, edge, r=4) + name
+
 # %% ../nbs/reference/whiteboard.ipynb #whiteboard-008
-STAGES = ("Preparing the dataset", "Fine-tuning the LLM", "Evaluating the LLM")
+STAGES = (
+    ("Preparing the data", (1, 2, 3)),
+    ("Fine-tuning the model", (4, 5, 6, 7, 8)),
+    ("Evaluating the model", (9, 10)),
+)
 STEPS = (
-    "Download and format",
-    "Batch",
+    "Instruction data",
+    "Batching",
     "Data loaders",
-    "Load a pretrained LLM",
-    "Fine-tune",
-    "Inspect the losses",
-    "Extract the responses",
-    "Judge them by eye",
-    "Score them",
+    "The model",
+    "Generation",
+    "Pretrained weights",
+    "Fine-tuning",
+    "Losses",
+    "Responses",
+    "Evaluation",
 )
 
-
-def _step_box(number: int, here: int) -> str:
-    "SVG of one step: done (green), current (blue), or still to come (white)."
-    col, row = divmod(number - 1, 3)
-    x, y = 14 + col * 222, 46 + row * 46
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-008-c
+def _step_box(number: int, done: int, here: int) -> str:
+    "HTML of one step: done (green), current (blue), or still to come (white)."
     mark, fill, ink, edge = str(number), "#ffffff", INK, LINE
     if number == here:
         fill, ink, edge = BLUE, "#ffffff", BLUE
-    elif number < here:
+    elif number <= done:
         mark, fill, edge = "✓", "#e3f1e7", GREEN
     return (
-        f'<rect x="{x}" y="{y}" width="208" height="36" rx="7" fill="{fill}" '
-        f'stroke="{edge}" stroke-width="1.5"/>'
-        f'<text x="{x + 13}" y="{y + 23}" font-size="14" fill="{ink}" '
-        f'font-weight="700">{mark}</text>'
-        f'<text x="{x + 34}" y="{y + 23}" font-size="14" fill="{ink}">'
-        f"{STEPS[number - 1]}</text>"
+        f'<div style="background:{fill};color:{ink};border:1px solid {edge};'
+        'border-radius:6px;padding:4px 9px;margin-top:4px">'
+        f"<b>{mark}</b>&nbsp; {STEPS[number - 1]}</div>"
     )
 
+
+def _map_columns(done: int, here: int) -> str:
+    "HTML of the three stages, side by side where there is room."
+    columns = []
+    for n, (stage, numbers) in enumerate(STAGES, 1):
+        boxes = "".join(_step_box(number, done, here) for number in numbers)
+        columns.append(
+            '<div style="flex-grow:1;flex-basis:170px;margin-right:10px;'
+            f'margin-bottom:8px"><div style="color:{MUTED};font-size:12px">'
+            f"Stage {n}</div><b>{stage}</b>{boxes}</div>"
+        )
+    return f'<div style="display:flex;flex-wrap:wrap">{"".join(columns)}</div>'
+
 # %% ../nbs/reference/whiteboard.ipynb #whiteboard-008-b
-def course_map(
-    here: int,  # step of this lecture, 1 to 9; 0: no step marked; 10: all done
+_SIGNS = re.compile(r"[*_`#$~^\[\]\\|]")
+
+
+def html_text(
+    text: str,  # any text; line breaks are kept where the style keeps spaces
+) -> str:  # HTML
+    "A text as HTML that stays what it is, also inside a page written in Markdown."
+    # quotes stay, because their escapes have a # in them
+    safe = escape(text, quote=False)
+    safe = _SIGNS.sub(lambda found: f"&#{ord(found[0])};", safe)
+    return safe.replace("\n", "<br>")
+
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-008-e
+def card(
+    content: str,  # HTML
+    alt: str,  # what the card shows, in words
 ) -> Drawing:
-    "The nine steps in three stages, with the current one marked."
-    if not 0 <= here <= 10:
+    "Text on a light card."
+    markup = (
+        f'<div style="background:{CARD};color:{INK};border:1px solid {LINE};'
+        "border-radius:10px;padding:12px 14px;max-width:680px;font-size:14px;"
+        f'line-height:1.45">{content}</div>'
+    )
+    return Drawing(markup, alt)
+
+
+def course_map(
+    here: int,  # step of this lecture, 1 to 10; 0: no step marked; 11: all done
+) -> Drawing:
+    "The ten steps in three stages, with the current one marked."
+    if not 0 <= here <= 11:
         raise ValueError(
-            f"step {here}: the map has steps 1 to 9 (0: none marked, 10: all done)"
+            f"step {here}: the map has steps 1 to 10 (0: none marked, 11: all done)"
         )
-    parts = [_step_box(number, here) for number in range(1, 10)]
-    for col, stage in enumerate(STAGES):
-        x = 14 + col * 222
-        parts.append(
-            f'<text x="{x}" y="20" font-size="12" fill="{MUTED}">Stage {col + 1}</text>'
-            f'<text x="{x}" y="37" font-size="14" font-weight="700" fill="{INK}">'
-            f"{stage}</text>"
-        )
-    alt = "Map of the course, nine steps in three stages."
-    if 1 <= here <= 9:
+    alt = "Map of the course, ten steps in three stages."
+    if 1 <= here <= 10:
         alt += f" You are at step {here}: {STEPS[here - 1]}."
-    elif here == 10:
-        alt += " All nine steps are done."
-    return svg("".join(parts), 676, 190, alt)
+    elif here == 11:
+        alt += " All ten steps are done."
+    columns = _map_columns(done=here - 1, here=here)
+    return card(f'<div role="img" aria-label="{alt}">{columns}</div>', alt)
+
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-041
+def _inline(text: str) -> str:
+    "HTML of a text with `code` in it."
+    style = f"color:{INK};background:#eceff1;border-radius:3px;padding:0 3px"
+    parts = [html_text(part) for part in text.split("`")]
+    for i in range(1, len(parts), 2):
+        parts[i] = f'<code style="{style}">{parts[i]}</code>'
+    return "".join(parts)
+
+
+def _line(name: str, content: str) -> str:
+    "HTML of a paragraph that begins with its name."
+    return f'<div style="margin-bottom:8px"><b>{name}</b> {content}</div>'
+
+
+def _title(text: str) -> str:
+    "HTML of a card's title."
+    return f'<div style="color:{BLUE};font-weight:700;margin-bottom:6px">{text}</div>'
+
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-043
+def _check_step(step: int) -> None:
+    if not 0 <= step <= len(STEPS):
+        raise ValueError(
+            f"step {step}: the lectures are 1 to {len(STEPS)}; 0 is one beyond them"
+        )
+
+
+def lesson_head(
+    step: int,  # the lecture, 1 to 10; 0: one beyond them, no step marked
+    needs: str,  # what a reader should have done or know
+    minutes: int,  # how long it takes
+    able: Sequence[str],  # ends of the sentence "You will be able to …"
+    title: str = "",  # of the lecture; that of its step if empty
+) -> Drawing:
+    "The card at the head of a lecture."
+    _check_step(step)
+    place = f"Lecture {step} of {len(STEPS)}" if step else "Beyond the ten lectures"
+    title = title or (STEPS[step - 1] if step else "")
+    aims = "".join(f"<li>{_inline(aim)}</li>" for aim in able)
+    parts = [
+        _title(
+            " · ".join(filter(None, [place, html_text(title), f"{minutes} minutes"]))
+        ),
+        _line("You need", _inline(needs)),
+        _line("You will be able to", f'<ul style="margin:2px 0 0">{aims}</ul>'),
+        _map_columns(done=step - 1, here=step),
+    ]
+    alt = f"{place}, {minutes} minutes. You will be able to: {'; '.join(able)}."
+    return card("".join(parts), alt)
+
+
+def lesson_end(
+    step: int,  # the lecture, 1 to 10; 0: one beyond them, no step ticked
+    can_do: str,  # what the learner can do now, with the number that they just got
+    next_title: str,  # the lecture or page that follows
+    next_why: str,  # why it follows, as a sentence
+) -> Drawing:
+    "The card at the end of a lecture."
+    _check_step(step)
+    parts = [
+        _title("What you can do now"),
+        f'<div style="margin-bottom:8px">{_inline(can_do)}</div>',
+        _map_columns(done=step, here=0),
+        _line(f"Next: {html_text(next_title)}.", _inline(next_why)),
+    ]
+    alt = f"Lecture {step} is done. Next: {next_title}."
+    return card("".join(parts), alt if step else f"Next: {next_title}.")
 
 # %% ../nbs/reference/whiteboard.ipynb #whiteboard-012
-def show_space(
-    piece: str,  # text of a token
-) -> str:  # HTML
-    "Make spaces and line breaks visible."
-    return escape(piece).replace("\n", "⏎").replace(" ", "·") or "∅"
-
-
 def _token_box(piece: str, supervised: bool, target: str | None) -> str:
     "HTML of one token, with the target below it if the loss looks at it."
     style = f"background:#eceff1;color:{MUTED};border:1px solid {LINE}"
@@ -133,11 +310,12 @@ def _token_box(piece: str, supervised: bool, target: str | None) -> str:
     if supervised:
         style = f"background:#d6e8f7;color:{INK};border:1px solid {BLUE}"
         if target is not None:
-            want = f'<br><small style="color:{GREEN}">→ {show_space(target)}</small>'
+            want = html_text(show_space(target))
+            want = f'<br><small style="color:{GREEN}">→ {want}</small>'
     return (
         '<span style="display:inline-block;vertical-align:top;margin:1px;'
         "padding:1px 4px;border-radius:4px;font:13px ui-monospace,monospace;"
-        f'{style}">{show_space(piece)}{want}</span>'
+        f'{style}">{html_text(show_space(piece))}{want}</span>'
     )
 
 # %% ../nbs/reference/whiteboard.ipynb #whiteboard-012-b
@@ -206,15 +384,27 @@ def table_view(
         f"vertical-align:top;white-space:pre-wrap;color:{INK};background:{CARD}"
     )
     head = "".join(
-        f'<th style="{cell};font-weight:700">{escape(title)}</th>' for title in header
+        f'<th style="{cell};font-weight:700">{html_text(title)}</th>'
+        for title in header
     )
     body = ""
     for row in rows:
-        cells = [f'<td style="{cell}">{escape(str(value))}</td>' for value in row]
+        cells = [f'<td style="{cell}">{html_text(str(value))}</td>' for value in row]
         body += f"<tr>{''.join(cells)}</tr>"
     markup = (
-        f'<div style="overflow-x:auto"><table aria-label="{escape(alt)}" '
+        f'<div style="overflow-x:auto" tabindex="0"><table aria-label="{escape(alt)}" '
         f'style="border-collapse:collapse;font-size:14px;background:{CARD}">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
     return Drawing(markup, alt)
+
+# %% ../nbs/reference/whiteboard.ipynb #whiteboard-051
+def below(
+    *drawings: Drawing,  # from top to bottom
+) -> Drawing:
+    "Several drawings as one."
+    gap = '<div style="height:8px"></div>'
+    return Drawing(
+        gap.join(drawing.markup for drawing in drawings),
+        " ".join(drawing.alt for drawing in drawings),
+    )

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import save_pretrained
+from gpt_course.model_folders import save_pretrained
 
 # Whoever runs the tests in the background of a shell has SIGINT ignored, and so would
 # have every process that a test starts and interrupts.

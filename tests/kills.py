@@ -33,7 +33,7 @@ import torch
 
 from gpt_course import checkpoints, cli
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import save_pretrained
+from gpt_course.model_folders import save_pretrained
 from gpt_course.run_folder import RUN_FILES
 from gpt_course.tokenizers import load_tokenizer
 

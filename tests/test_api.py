@@ -16,7 +16,7 @@ from gpt_course.finetuning import default_lr
 from gpt_course.loaders import Loaders, make_loaders
 from gpt_course.lora import LoRALinear, add_lora
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import load_pretrained
+from gpt_course.model_folders import load_pretrained
 from gpt_course.scores import Scores
 from gpt_course.tokenizers import load_tokenizer
 
@@ -305,9 +305,12 @@ def test_scores_are_a_dict_and_a_table(model, records):
 
 def test_intervals_of_shares():
     scores = Scores({"end_rate": 0.5, "n": 2}, {"end_rate": (0.0, 1.0)})
-    assert scores.rows() == [
-        ["answers that end by themselves", "0.500", "0.00 to 1.00"],
-        ["records", "2", ""],
+    assert scores.tables() == [
+        [
+            ["score", "value", "95% interval"],
+            ["answers that end by themselves", "0.500", "0.00 to 1.00"],
+            ["records", "2", ""],
+        ]
     ]
 
 
@@ -412,7 +415,7 @@ def wrong_calls():
         "nothing": (finetune(None), "data is None; need a list of records"),
         "empty": (finetune([]), "data has 0 records; need at least 3"),
         "two records": (finetune(good[:2]), "data has 2 records; need at least 3"),
-        "texts": (finetune(["Hi."] * 3), "data: 3 faults"),
+        "texts": (finetune(["Hi."] * 3), "each of the 3 records: is a text"),
         "a wrong record": (
             finetune([*good, {"instruction": "x"}]),
             "record 6: field 'output' is missing",

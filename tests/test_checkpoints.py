@@ -1,6 +1,7 @@
 "A checkpoint is written whole, read to the bit, and refused where it does not fit"
 
 import json
+import math
 import sys
 
 import pytest
@@ -106,6 +107,11 @@ def changed(name):
     def of(tensors, header):
         first = "optimizer.0.0.exp_avg"
         states = {n for n in tensors if n.startswith("optimizer.")}
+        step, every = (
+            "optimizer.0.0.step",
+            {n.removeprefix("optimizer.") for n in states},
+        )
+        every = sorted({name.rpartition(".")[0] for name in every})
         half = {n for n in states if n.startswith("optimizer.0.1")}
         renamed = {n.replace("optimizer.0.0.", "optimizer.0.999."): n for n in states}
         return {
@@ -128,6 +134,37 @@ def changed(name):
                 tensors | {"optimizer.1.0.step": torch.zeros(())},
                 header,
             ),
+            "numbers that are none": (
+                tensors | {first: tensors[first] * math.nan},
+                header,
+            ),
+            "weights that are infinite": (
+                tensors | {"model.ln_f.bias": torch.full((16,), math.inf)},
+                header,
+            ),
+            "squares below 0": (
+                tensors | {first + "_sq": -tensors[first + "_sq"]},
+                header,
+            ),
+            "a count below 0": (tensors | {step: torch.tensor(-1.0)}, header),
+            "more steps than rows": (tensors | {step: torch.tensor(2.0)}, header),
+            "no step count": (tensors | {step: torch.tensor(math.nan)}, header),
+            "a random state of noise": (
+                tensors | {"rng": torch.full_like(tensors["rng"], 255)},
+                header,
+            ),
+            "all said to have no state": (
+                {n: tensors[n] for n in tensors.keys() - states},
+                header | {"stateless": json.dumps([*every])},
+            ),
+            "a stateless one that is no parameter": (
+                tensors,
+                header | {"stateless": '["0.99"]'},
+            ),
+            "a stateless one that is no text": (
+                tensors,
+                header | {"stateless": "[[]]"},
+            ),
             "no rng": ({n: tensors[n] for n in tensors.keys() - {"rng"}}, header),
             "short rng": (tensors | {"rng": tensors["rng"][:100]}, header),
             "weights of another type": (
@@ -147,6 +184,16 @@ def changed(name):
 
 
 FAULTS = {
+    "numbers that are none": "exp_avg has numbers that are infinite or none",
+    "weights that are infinite": "ln_f.bias has numbers that are infinite or none",
+    "squares below 0": "exp_avg_sq has squares below 0",
+    "a count below 0": "step is -1, need 0 to 1",
+    "more steps than rows": "step is 2, need 0 to 1",
+    "no step count": "step has numbers that are infinite or none",
+    "a random state of noise": "rng is no random state",
+    "all said to have no state": "it has no state of an optimizer, after 1 steps",
+    "a stateless one that is no parameter": "names what is no parameter",
+    "a stateless one that is no text": "names what is no parameter",
     "short state": r"optimizer.0.0.exp_avg is F32 \(3,\), need F32 \(300, 16\)",
     "state of another type": r"exp_avg is F64 \(300, 16\), need F32",
     "no states": "optimizer.0.0.step is missing",
@@ -173,9 +220,9 @@ def test_what_a_save_would_not_have_written_is_refused(tmp_path, fault):
     model = small()
     optimizer = adamw(model)
     learn(model, [optimizer], 1)
-    save_checkpoint(path, model, [optimizer], {"step": 1})
+    save_checkpoint(path, model, [optimizer], {"rows": [{}, {}]})
     tensors = {n: t.read().clone() for n, t in read_header(path).items()}
-    header = {"state": '{"step": 1}', "stateless": "[]"}
+    header = {"state": '{"rows": [{}, {}]}', "stateless": "[]"}
     tensors, header = changed(fault)(tensors, header)
     save_tensors(path, tensors, header)
 

@@ -14,9 +14,9 @@ import time
 import pytest
 import torch
 
+from gpt_course.adapters import load_adapter
 from gpt_course.checkpoints import checkpoint_state
-from gpt_course.lora import load_adapter
-from gpt_course.pretrained import load_pretrained
+from gpt_course.model_folders import load_pretrained
 from gpt_course.run_folder import RUN_FILES
 from gpt_course.settings import (
     DataConfig,
@@ -173,7 +173,9 @@ def test_finetune_prints_only_json_when_asked_to(small_model, small_data, tmp_pa
     found = json.loads(result.stdout)
     assert found["report"] == str(tmp_path / "run" / "report.html")
     written = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert {"before": found["before"], "after": found["after"]} == written
+    del found["report"]
+    assert found == written and written["weights_sha256"]
+    assert [g["group"] for g in written["after"]["groups"]] == ["all"]
     responses = json.loads((tmp_path / "run" / "responses.json").read_text())
     records = json.loads(small_data.read_text())
     shuffled = [r["instruction"] for r in responses]
@@ -324,7 +326,7 @@ BAD = {
     "missing": (None, "no such file"),
     "empty": (b"", "is empty"),
     "not JSON": (b"{oops", "not JSON"),
-    "not a list": (b'{"a": 1}', "need a list"),
+    "one object": (b'{"a": 1}', "record 1: field 'instruction' is missing"),
     "no instruction": (
         json.dumps([GOOD, {"output": "x"}]).encode(),
         "record 2: field 'instruction' is missing",
@@ -497,6 +499,16 @@ def test_a_file_is_scored_whole_or_in_part(finished, small_data):
     assert shuffled["n"] == 6 and shuffled["loss"] != test["loss"]
 
 
+def test_a_run_is_scored_on_the_test_part_of_its_own_data(finished, small_data):
+    args = ("evaluate", finished, "--max-new-tokens", 12, "--json")
+    result = gpt_course(*args)
+    assert result.returncode == 0, result.stderr
+    assert str(small_data) in result.stderr
+    assert json.loads(result.stdout) == scores_of(
+        finished, small_data, "--part", "test"
+    )
+
+
 def test_scores_are_a_table_for_people(finished, small_data):
     args = ("evaluate", finished, "--data", small_data, "--max-new-tokens", 2)
     result = gpt_course(*args, "--part", "test")
@@ -548,9 +560,9 @@ def test_lab_copies_the_lectures_and_says_what_is_new(tmp_path):
     first = gpt_course("lab", folder, "--copy-only")
     assert first.returncode == 0 and "START.md" in first.stdout
     (folder / "01_dataset.ipynb").write_text("mine")
-    (folder / "beyond" / "01_lora.ipynb").unlink()
+    (folder / "beyond" / "03_lora.ipynb").unlink()
     second = gpt_course("lab", folder, "--copy-only")
     assert second.returncode == 0
-    assert second.stdout.strip().endswith("new: beyond/01_lora.ipynb")
+    assert second.stdout.strip().endswith("new: beyond/03_lora.ipynb")
     assert (folder / "01_dataset.ipynb").read_text() == "mine"
     refused(gpt_course("lab", folder / "START.md", "--copy-only"), "is a file")

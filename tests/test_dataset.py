@@ -1,8 +1,7 @@
-"Records: faults are named, splits have the sizes asked for, the audit misses nothing"
+"Splits have the sizes asked for, and the audit misses nothing"
 
 import io
 import json
-import pickle
 import random
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -10,88 +9,19 @@ from pathlib import Path
 import pytest
 
 from gpt_course.dataset import (
-    RecordError,
     Records,
     Splits,
     audit_splits,
-    load_data,
-    load_records,
     prompt_words,
     split_records,
-    validate_records,
 )
+from gpt_course.records import load_data, load_records, validate_records
 
 RECORD = {"instruction": "Say hi.", "input": "", "output": "Hi."}
 
 
 def ask(text):
     return RECORD | {"instruction": text}
-
-
-# --- reading ---
-
-
-@pytest.mark.parametrize(
-    "name, text, said",
-    [
-        ("a.json", json.dumps([RECORD | {"input": "\ud83d"}]), "half a character"),
-        (
-            "a.json",
-            '[{"instruction": "Say a.", "output": "a", "instruction": "Say b."}]',
-            "'instruction' occurs twice",
-        ),
-        (
-            "a.jsonl",
-            '{"instruction": "Say a.", "output": "a", "output": "b"}',
-            "line 1: .*'output' occurs twice",
-        ),
-        ("a.json", "[" * 100_000, "cannot be used as JSON"),
-        ("a.jsonl", "[" * 100_000, "line 1: cannot be used as JSON"),
-        (
-            "a.json",
-            f'[{{"instruction": "x", "output": {"1" * 5000}}}]',
-            "cannot be used as JSON",
-        ),
-        ("a.json", "[1,\n 2,]", r"line 2, column 4: not JSON .*; fix it there, or"),
-        ("a.jsonl", "{}\n{1}", r"line 2, column 2: not JSON .*; fix it there$"),
-        ("a.json", '["a"]', "record 1: is a text; need an object"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_named(tmp_path, name, text, said):
-    (tmp_path / name).write_text(text, "utf-8")
-    with pytest.raises(RecordError, match=f"(?s){name}.*{said}"):
-        load_records(tmp_path / name)
-
-
-def test_what_is_no_file_is_named(tmp_path):
-    with pytest.raises(RecordError, match="cannot be read"):
-        load_records(tmp_path)
-    with pytest.raises(RecordError, match="no such file"):
-        load_data(tmp_path / "absent.json")
-    with pytest.raises(ValueError, match="path is 3"):
-        load_data(3)
-
-
-def test_the_ending_counts_in_capitals_too(tmp_path):
-    (tmp_path / "A.JSONL").write_text(json.dumps(RECORD) + "\n" + json.dumps(RECORD))
-    assert len(load_records(tmp_path / "A.JSONL")) == 2
-
-
-def test_twenty_faults_are_shown_and_all_are_kept():
-    with pytest.raises(RecordError) as e:
-        validate_records([{}] * 30)
-    assert len(e.value.faults) == 60
-    lines = str(e.value).splitlines()
-    assert len(lines) == 22
-    assert lines[0] == "records: 60 faults"
-    assert lines[-1] == "  … and 40 more"
-
-
-def test_a_fault_survives_the_way_between_processes():
-    error = RecordError("f", ["a", "b"])
-    again = pickle.loads(pickle.dumps(error))
-    assert str(again) == str(error)
-    assert again.faults == error.faults
 
 
 def test_records_are_a_list_that_can_be_split_and_says_what_it_is():
@@ -101,6 +31,18 @@ def test_records_are_a_list_that_can_be_split_and_says_what_it_is():
     assert repr(records).startswith("20 records, the first {'instruction': 'Say 0.'")
     assert repr(Records()) == "0 records"
     assert all(isinstance(part, Records) for part in records.split())
+
+
+def test_slices_and_sums_of_records_are_records():
+    records = validate_records([ask(f"Say {i}.") for i in range(9)])
+    for some in (records[:5], records[::2], records[5:] + records[:5], records + []):
+        assert isinstance(some, Records)
+        assert isinstance(some.split().test, Records)
+    assert records[:2] + records[2:] == records
+    assert records[-1] == ask("Say 8.")
+    # each still knows where it stood
+    back = records[::-1].split(seed=3)
+    assert [r.place for r in back.train if r == ask("Say 4.")] == ["record 5"]
 
 
 # --- splitting ---
@@ -169,7 +111,7 @@ def test_records_that_name_their_parts_are_split_by_them(tmp_path):
 
 @pytest.mark.parametrize("options", [dict(seed=1), dict(train=0.5), dict(test=0.05)])
 def test_a_seed_or_a_portion_does_not_mix_named_parts(options):
-    with pytest.raises(ValueError, match="'part'; leave seed and portions out"):
+    with pytest.raises(ValueError, match="'part'; leave seed and fractions out"):
         told("train", "val", "test").split(**options)
 
 
@@ -184,6 +126,14 @@ def test_a_seed_or_a_portion_does_not_mix_named_parts(options):
 def test_parts_that_are_not_all_named_are_refused(parts, said):
     with pytest.raises(ValueError, match=said):
         told(*parts).split()
+
+
+def test_a_part_that_is_not_named_is_found_in_the_file(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = [*told("train", "val"), "", *told("test", None)]
+    path.write_text("\n".join(json.dumps(row) if row else "" for row in rows), "utf-8")
+    with pytest.raises(ValueError, match="line 5: field 'part' is None"):
+        load_records(path).split()
 
 
 @pytest.mark.parametrize("parts", [("train",) * 20, ("noun",) * 20, (None,) * 20])

@@ -13,15 +13,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from gpt_course.dataset import (
-    LECTURE_SHA256,
-    RecordError,
-    audit_splits,
-    load_data,
-    load_records,
-)
+from gpt_course.dataset import audit_splits
 from gpt_course.files import ASSETS, cache_dir
 from gpt_course.model import GPTConfig
+from gpt_course.records import LECTURE_SHA256, RecordError, load_data, load_records
 from gpt_course.tiny import encyclopedia, pretraining
 from gpt_course.tiny.encyclopedia import (
     FOCUS_ROWS,

@@ -304,7 +304,7 @@ def test_what_is_no_json_object_is_named_and_what_was_needed(tmp_path, data, sai
 
 
 def test_a_folder_is_no_json_file(tmp_path):
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is a folder"):
         read_json(tmp_path)
 
 

@@ -11,10 +11,6 @@ from gpt_course.callbacks import ProgressBar
 from gpt_course.checkpoints import checkpoint_state, save_checkpoint
 from gpt_course.dataset import Records
 from gpt_course.finetuning import (
-    COLUMNS,
-    Callback,
-    Checkpointer,
-    StepBatches,
     cosine_with_warmup,
     default_lr,
     evaluate_loss,
@@ -24,8 +20,10 @@ from gpt_course.finetuning import (
 from gpt_course.loaders import make_loaders
 from gpt_course.lora import add_lora
 from gpt_course.model import GPT, GPTConfig, init_weights
+from gpt_course.protocols import COLUMNS
 from gpt_course.settings import TrainConfig
 from gpt_course.tokenizers import load_tokenizer
+from gpt_course.training_state import Callback, Checkpointer, StepBatches
 
 CONFIG = TrainConfig(epochs=2, lr=1e-3, save_steps=1)
 

@@ -153,8 +153,9 @@ def test_other_arguments_are_named(model):
             generate(model, [[1]], batch_size=wrong)
     with pytest.raises(ValueError, match="temperature is nan"):
         generate(model, [[1]], None, GenerationConfig(temperature=math.nan))
-    huge = GenerationConfig(max_new_tokens=3, temperature=1.0, seed=10**25)
-    assert generate(model, [[1]], None, huge)
+    largest = GenerationConfig(max_new_tokens=3, temperature=1.0, seed=2**32 - 1)
+    answers = generate(model, [[1], [2]], None, largest)  # the second has a larger one
+    assert len(answers) == 2
 
 
 def test_broken_weights_are_named():

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from gpt_course.history import History, smooth
+from gpt_course.history import History
+from gpt_course.losses import smooth
 from gpt_course.protocols import COLUMNS
 
 

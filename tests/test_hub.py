@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from gpt_course import hub
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.model_folders import load_pretrained, save_pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"  # of gpt2, as pinned
@@ -393,9 +393,9 @@ def run(code, **env):
 
 
 LOAD = """
-from gpt_course import hub, pretrained
+from gpt_course import hub, model_folders
 hub.CHECKSUMS.clear()
-print(type(pretrained.load_pretrained('gpt2')[0]).__name__)
+print(type(model_folders.load_pretrained('gpt2')[0]).__name__)
 """
 
 
@@ -473,7 +473,7 @@ def test_a_read_only_cache_is_read(server, tmp_path):
     become = """
 import os, encodings.idna
 from huggingface_hub import hf_hub_download, snapshot_download
-from gpt_course.pretrained import load_pretrained
+from gpt_course.model_folders import load_pretrained
 load_pretrained('tiny')
 os.setuid(65534)
 """
@@ -491,7 +491,7 @@ os.setuid(65534)
 def test_importing_is_quiet_and_loads_no_library_of_the_hub():
     out, error, _ = run(
         """
-import sys, gpt_course.pretrained
+import sys, gpt_course.model_folders
 libraries = ('huggingface_hub', 'transformers', 'tokenizers')
 print([m for m in libraries if m in sys.modules])
 """

@@ -4,12 +4,13 @@ import pytest
 from torch.utils.data import DataLoader
 
 from gpt_course.batching import collate_examples
-from gpt_course.dataset import load_data
-from gpt_course.finetuning import Callback, Checkpointer, finetune
+from gpt_course.finetuning import finetune
 from gpt_course.loaders import InstructionDataset, data_fingerprint, make_loader
 from gpt_course.model import GPT, GPTConfig, init_weights
+from gpt_course.records import load_data
 from gpt_course.settings import DataConfig, TrainConfig
 from gpt_course.tokenizers import load_tokenizer
+from gpt_course.training_state import Callback, Checkpointer
 
 RECORDS = load_data("builtin")[:40]
 SHAPE = GPTConfig(vocab_size=300, n_positions=512, n_embd=16, n_layer=1, n_head=2)

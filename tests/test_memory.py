@@ -12,10 +12,8 @@ from safetensors import safe_open
 from torch.utils.data import DataLoader
 
 from gpt_course import memory
-from gpt_course.dataset import load_data, split_records
+from gpt_course.dataset import split_records
 from gpt_course.finetuning import (
-    Callback,
-    Checkpointer,
     finetune,
     make_optimizer,
     summed_loss,
@@ -34,8 +32,10 @@ from gpt_course.memory import (
     return_freed_memory,
 )
 from gpt_course.model import GPT, GPTConfig, init_weights
+from gpt_course.records import load_data
 from gpt_course.settings import GenerationConfig, TrainConfig
 from gpt_course.tokenizers import load_tokenizer
+from gpt_course.training_state import Callback, Checkpointer
 
 RECORDS = load_data("builtin")[:60]
 linux = pytest.mark.skipif(

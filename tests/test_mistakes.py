@@ -14,10 +14,8 @@ from gpt_course.batching import (
     encode_record,
     fit_examples,
 )
-from gpt_course.dataset import Records, load_data, render_prompt
+from gpt_course.dataset import Records, render_prompt
 from gpt_course.finetuning import (
-    Callback,
-    Checkpointer,
     evaluate_loss,
     finetune,
     make_optimizer,
@@ -32,9 +30,11 @@ from gpt_course.loaders import (
     make_loaders,
 )
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import load_pretrained
+from gpt_course.model_folders import load_pretrained
+from gpt_course.records import load_data
 from gpt_course.settings import GenerationConfig, TrainConfig
 from gpt_course.tokenizers import load_tokenizer
+from gpt_course.training_state import Callback, Checkpointer
 
 RECORDS = load_data("builtin")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from gpt_course import downloads
-from gpt_course.dataset import fetch_lecture_data
 from gpt_course.downloads import download
+from gpt_course.records import fetch_lecture_data
 
 DATA = b"[1, 2]"
 DIGEST = hashlib.sha256(DATA).hexdigest()

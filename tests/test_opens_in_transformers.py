@@ -5,13 +5,14 @@ writes the same text as `respond`.
 import pytest
 import torch
 
-from gpt_course.dataset import Splits, load_data
+from gpt_course.dataset import Splits
 from gpt_course.finetuning import finetune
 from gpt_course.loaders import make_loaders
 from gpt_course.lora import add_lora, lora_layers, merge_lora, remove_lora
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.model_folders import load_pretrained, save_pretrained
 from gpt_course.prompts import as_messages
+from gpt_course.records import load_data
 from gpt_course.responses import respond
 from gpt_course.settings import TrainConfig
 from gpt_course.tokenizers import load_tokenizer

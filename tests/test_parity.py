@@ -12,7 +12,7 @@ import torch
 
 from gpt_course.generation import generate
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.model_folders import load_pretrained, save_pretrained
 from gpt_course.settings import GenerationConfig
 
 transformers = pytest.importorskip("transformers")
@@ -115,7 +115,7 @@ def test_several_files_are_read_as_one(tmp_path):
 MEASURE = """
 import json, sys, threading, time
 import torch
-from gpt_course.pretrained import load_pretrained
+from gpt_course.model_folders import load_pretrained
 load_pretrained("tiny")  # whatever is imported late
 
 def status(key):

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from gpt_course import pretrained
+from gpt_course import model_folders
+from gpt_course.adapters import save_adapter
 from gpt_course.checkpoints import save_tensors
-from gpt_course.lora import add_lora
+from gpt_course.lora import add_lora, lora_parameters
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import find_model, load_pretrained, save_pretrained
+from gpt_course.model_files import TOKENIZER_TABLES
+from gpt_course.model_folders import find_model, load_pretrained, save_pretrained
+from gpt_course.pretrained import gpt2_shapes
 from gpt_course.tokenizers import load_tokenizer
 
 WRITTEN = [
@@ -110,7 +114,7 @@ def test_every_misfit_of_the_weights_is_named_at_once(tmp_path):
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
     del tensors["ln_f.bias"]
-    tensors["_orig_mod.ln_f.bias"] = torch.zeros(16)
+    tensors["prefix.ln_f.bias"] = torch.zeros(16)
     tensors["wpe.weight"] = torch.zeros(3, 16)
     tensors["ln_f.weight"] = torch.zeros(16, dtype=torch.int64)
     save_tensors(path, tensors)
@@ -118,7 +122,7 @@ def test_every_misfit_of_the_weights_is_named_at_once(tmp_path):
         load_pretrained(tmp_path)
     for said in (
         "ln_f.bias is missing",
-        "has unknown _orig_mod.ln_f.bias",
+        "has unknown prefix.ln_f.bias",
         "wpe.weight is (3, 16), but config.json asks for (64, 16)",
         "ln_f.weight is of type I64",
     ):
@@ -128,9 +132,26 @@ def test_every_misfit_of_the_weights_is_named_at_once(tmp_path):
 @pytest.mark.parametrize(
     "name, data, said",
     [
-        ("gpt2-medium355M-sft.pth", b"PK", "as a pickle only .gpt2-medium355M-sft.pth"),
-        ("pytorch_model.bin", b"PK", "as a pickle only"),
-        ("last.ckpt", b"PK", "as a pickle only"),
+        ("gpt2-medium355M-sft.pth", b"PK", "gpt2-medium355M-sft.pth is a pickle of"),
+        ("pytorch_model.bin", b"PK", "pickle.*from_pretrained.*save_pretrained"),
+        ("pytorch_model-00001-of-00002.bin", b"PK", "pickle"),
+        ("last.ckpt", b"PK", "last.ckpt is a pickle"),
+        ("old.pt", b"\x80\x02\x8a\n", "old.pt is a pickle"),
+        ("model-q4.gguf", b"GGUF\3\0\0\0", "a GGUF file, for llama.cpp.*gguf_file"),
+        ("hparams.json", b"{}", "hparams.json is a TensorFlow checkpoint"),
+        ("model.ckpt.index", b"", "model.ckpt.index is a TensorFlow checkpoint"),
+        ("tf_model.h5", b"\x89HDF", "an HDF5 file of Keras or TensorFlow"),
+        ("flax_model.msgpack", b"\x81", "weights of Flax"),
+        ("model.onnx", b"\x08", "an export to ONNX"),
+        ("weights.npz", b"PK", "weights of MLX"),
+        ("__0_0.distcp", b"PK", "a sharded checkpoint of PyTorch; consolidate"),
+        ("zero_to_fp32.py", b"", "a checkpoint of DeepSpeed"),
+        ("gpt2.safetensors", b"", "another name .gpt2.safetensors.; rename"),
+        ("model.safetensors.zip", b"PK", "is .*pickle|zip archive"),
+        ("model.safetensors.index.json", b"[]", "no object"),
+        ("model.safetensors.index.json", b"{}", "weight_map must name a file"),
+        ("model.safetensors", b"PK\3\4", "a pickle of PyTorch"),
+        ("model.safetensors", b"GGUF\3\0\0\0", "a GGUF file"),
         (
             "model.safetensors",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
@@ -156,20 +177,218 @@ def test_what_is_no_model_folder_is_called_by_its_name(tmp_path):
     (adapter / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "openai-community/gpt2"}'
     )
-    with pytest.raises(
-        ValueError, match="LoRA adapter of the model 'openai-community/gpt2'"
-    ):
+    with pytest.raises(ValueError, match="not a LoRA adapter; peft_type must be"):
         load_pretrained(adapter)
     (tmp_path / "model.pth").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="model.pth: is a file; give the folder"):
+    with pytest.raises(ValueError, match="model.pth: is a pickle.*give the folder"):
         load_pretrained(tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="as a pickle only .model.pth"):
+    with pytest.raises(ValueError, match="model.pth is a pickle of PyTorch"):
         load_pretrained(tmp_path)
+    inside = tmp_path / "run" / "checkpoint-500"
+    save_pretrained(small(), None, inside)
+    with pytest.raises(ValueError, match="the model is in a folder of it .checkpoint"):
+        load_pretrained(tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no such file; a model folder needs"):
         load_pretrained(tmp_path / "empty")
     with pytest.raises(ValueError, match="unknown model 'gpt5'; choose one of tiny"):
         load_pretrained("gpt5")
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        "_orig_mod.{}".format,
+        "module.{}".format,
+        "module._orig_mod.transformer.{}".format,
+        "_orig_mod.module.{}".format,
+        "transformer.{}".format,
+        lambda name: re.sub(r"^(h[.]\d+)[.]", r"\1._orig_mod.", name),
+        "_fsdp_wrapped_module.{}".format,
+    ],
+)
+def test_prefixes_of_training_are_read(tmp_path, rename):
+    save_pretrained(small(), None, tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = {rename(name): t for name, t in load_file(path).items()}
+    save_tensors(path, tensors)
+    assert same(load_pretrained(tmp_path)[0], small())
+    name = next(iter(tensors))
+    save_tensors(path, tensors | {f"module.{name}": tensors[name].clone()})
+    with pytest.raises(ValueError, match="are both"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("rename", ["_orig_mod.{}".format, "module.{}".format])
+def test_prefixes_of_another_model_are_read(tmp_path, rename):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    hf = transformers.LlamaForCausalLM(config).eval()
+    hf.save_pretrained(tmp_path)
+    load_tokenizer("gpt2", 300).save(tmp_path, 64)
+    path = tmp_path / "model.safetensors"
+    tensors = {rename(name): t for name, t in load_file(path).items()}
+    save_tensors(path, tensors, {"format": "pt"})
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        assert torch.allclose(load_pretrained(tmp_path)[0](ids), hf(ids).logits)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_layer": 10**6, "num_hidden_layers": 10**6},
+        {"n_layer": 10**18, "num_hidden_layers": 10**18},
+        {"n_layer": -1, "num_hidden_layers": -1},
+        {"vocab_size": 10**12},
+        {"vocab_size": -5},
+        {"n_embd": 2**62, "hidden_size": 2**62},
+        {"n_embd": 15, "hidden_size": 15},
+        {"n_positions": 10**12, "intermediate_size": 10**12},
+        {"n_head": True, "num_attention_heads": 10**9},
+        {"quantization_config": {"quant_method": "gptq"}},
+    ],
+    ids=str,
+)
+def test_an_absurd_config_is_refused_by_the_header(tmp_path, change, model_type):
+    "Before a layer is built: the largest of these would take all memory, or for ever."
+    save_pretrained(small(), None, tmp_path)
+    path = tmp_path / "config.json"
+    raw = json.loads(path.read_text())
+    if model_type == "llama":
+        raw = {"model_type": "llama", "vocab_size": 300, "hidden_size": 16}
+        raw |= {"num_hidden_layers": 2, "num_attention_heads": 2}
+    path.write_text(json.dumps(raw | change))
+    built = []
+    real, GPT.__init__ = GPT.__init__, lambda self, c: built.append(c)  # type: ignore
+    try:
+        with pytest.raises(ValueError, match=str(tmp_path)):
+            load_pretrained(tmp_path)
+    finally:
+        GPT.__init__ = real  # type: ignore
+    assert built == []
+
+
+@pytest.mark.parametrize("shape", [(300, 64, 16, 2, 2), (7, 3, 12, 5, 3)])
+def test_the_table_of_shapes_is_what_a_model_holds(shape, tmp_path):
+    model = GPT(GPTConfig(*shape))
+    table = dict(gpt2_shapes(model.config))
+    held = {n: tuple(p.shape) for n, p in model.named_parameters()}
+    assert table.keys() == held.keys()
+    flipped = {n for n in table if table[n] != held[n]}
+    assert all(table[n] == held[n][::-1] for n in flipped)
+
+
+def sharded(folder):
+    save_pretrained(small(), None, folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    parts = [dict(list(tensors.items())[i::2]) for i in (0, 1)]
+    for file, part in zip(files, parts):
+        save_tensors(folder / file, part)
+    listed = {name: file for file, part in zip(files, parts) for name in part}
+    index = {"metadata": {}, "weight_map": listed}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return files, parts, index
+
+
+def test_a_sharded_model_is_read_and_what_is_wrong_with_it_is_named(tmp_path):
+    files, parts, index = sharded(tmp_path)
+    assert same(load_pretrained(tmp_path)[0], small())
+    name = next(iter(parts[0]))
+    path = tmp_path / "model.safetensors.index.json"
+
+    def refused(said):
+        with pytest.raises(ValueError, match=said):
+            load_pretrained(tmp_path)
+
+    save_tensors(tmp_path / files[1], parts[1] | {name: parts[0][name]})
+    refused(f"{name} is in {files[1]}, too")
+    save_tensors(tmp_path / files[1], {})
+    refused("is nowhere")
+    (tmp_path / files[1]).unlink()
+    refused(f"{files[1]} of its 2 files is missing beside it")
+    index["weight_map"][name] = "../" + files[0]
+    path.write_text(json.dumps(index))
+    refused("must name a file beside it")
+
+
+def test_a_name_twice_in_a_header_is_refused(tmp_path):
+    save_pretrained(small(), None, tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    n = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + n].rstrip()
+    entry = json.dumps(json.loads(header)["ln_f.bias"])
+    header = header[:-1] + f',"ln_f.bias":{entry}}}'.encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + n :])
+    with pytest.raises(ValueError, match="model.safetensors: .*ln_f.bias|duplicate"):
+        load_pretrained(tmp_path)
+
+
+# --- adapters ---
+
+
+@torch.no_grad()
+def adapted(folder, base):
+    model = add_lora(load_pretrained(base)[0], rank=2)
+    for name, p in lora_parameters(model).items():
+        if name.endswith("lora_B"):
+            p.fill_(0.3)
+    save_adapter(model, folder, base)
+    return model(torch.arange(9)[None])
+
+
+def test_an_adapter_is_loaded_with_its_base(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_pretrained(small(), load_tokenizer("tiny", 300), "base")
+    wanted = adapted("adapter", "base")
+    model, tokenizer = load_pretrained("adapter")
+    with torch.no_grad():
+        got = model(torch.arange(9)[None])
+    assert torch.allclose(got, wanted, atol=1e-5)
+    assert type(model) is GPT and not any("lora" in n for n, _ in model.named_modules())
+    assert tokenizer.tokens() == load_tokenizer("tiny", 300).tokens()
+    save_pretrained(model, tokenizer, "merged")  # a plain model, as any other
+    assert same(load_pretrained("merged")[0], model)
+    load_tokenizer("gpt2", 300).save(tmp_path / "adapter", 64)
+    assert load_pretrained("adapter")[1].tokens() != tokenizer.tokens()
+
+
+def test_an_adapter_whose_base_cannot_be_had_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_pretrained(small(), None, "base")
+    adapted("adapter", "base")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+
+    def refused(base, said):
+        changed = config | {"base_model_name_or_path": base}
+        (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=said):
+            load_pretrained("adapter")
+
+    refused("gone", "adapter: is a LoRA adapter of the model 'gone', which cannot be")
+    refused("adapter", "which is an adapter itself")
+    refused(None, "does not name its base model")
+    refused(7, "does not name its base model")
+    asked = []
+
+    def fetch(name):
+        asked.append(name)
+        raise ValueError("no network")
+
+    monkeypatch.setattr(model_folders, "fetch_model", fetch)
+    refused("openai-community/gpt2", "of the model 'gpt2', which cannot be had: no net")
+    refused("somebody/theirs", "of the model 'hf:somebody/theirs'")
+    assert asked == ["gpt2", "hf:somebody/theirs"]
 
 
 def test_the_home_folder_may_be_meant(tmp_path, monkeypatch):
@@ -231,13 +450,15 @@ def test_what_cannot_be_saved_is_refused_before_a_file_is_touched(tmp_path):
 
 
 def test_stale_files_of_a_model_go_and_others_stay(tmp_path):
-    stale = ["merges.txt", "vocab.json", "added_tokens.json", "tokenizer.model"]
+    stale = ["special_tokens_map.json", "added_tokens.json"]
     stale += ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
     own = ["notes.txt", "vocabulary.csv", "model.backup.safetensors", "run.json"]
+    own += TOKENIZER_TABLES  # nobody reads them beside a tokenizer.json
     for name in stale + own:
         (tmp_path / name).write_text("x")
     save_pretrained(small(), None, tmp_path)
     assert names(tmp_path) == sorted(WRITTEN + own)
+    assert load_pretrained(tmp_path)[1].vocab_size == 300
 
 
 def test_a_failure_while_writing_leaves_the_old_model(tmp_path, monkeypatch):
@@ -248,7 +469,7 @@ def test_a_failure_while_writing_leaves_the_old_model(tmp_path, monkeypatch):
 
     for name in ("save_tensors", "write_json"):
         with monkeypatch.context() as m:
-            m.setattr(pretrained, name, full)
+            m.setattr(model_folders, name, full)
             with pytest.raises(OSError, match="No space left"):
                 save_pretrained(small(seed=3), load_tokenizer("tiny", 300), tmp_path)
         assert names(tmp_path) == WRITTEN

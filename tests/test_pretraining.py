@@ -13,7 +13,7 @@ import torch
 
 from gpt_course.files import read_json, write_json
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import load_pretrained, save_pretrained
+from gpt_course.model_folders import load_pretrained, save_pretrained
 from gpt_course.tiny import pretraining
 from gpt_course.tiny.encyclopedia import read_encyclopedia
 from gpt_course.tiny.pretraining import carry_over, make_text, pretrain

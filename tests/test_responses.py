@@ -127,3 +127,14 @@ def test_answers_stand_side_by_side():
     assert "a" * 10 + " …" in table.markup and "a" * 11 not in table.markup
     with pytest.raises(ValueError, match="record 1 is missing the field output"):
         compare_responses([{"instruction": "Say a."}], ["a"], ["a"])
+
+
+def test_the_comparison_keeps_kind_and_ring_where_records_have_them():
+    plain = {"instruction": "Say hi.", "output": "Hi."}
+    [one, two] = compare_responses(
+        [plain | {"task": "greetings", "ring": "kind", "part": "test"}, plain],
+        ["", ""],
+        ["Hi.", "Ho."],
+    )
+    assert (one["task"], one["ring"]) == ("greetings", "kind")
+    assert one.keys() - two.keys() == {"task", "ring"}

@@ -1,6 +1,7 @@
 "Every setting refuses what makes no sense, and is explained by the comment beside it"
 
 import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import gpt_course
 from gpt_course import settings
 from gpt_course.settings import (
     DataConfig,
@@ -28,31 +30,35 @@ NOT_WHOLE = [*NO_NUMBER, 1.5, 1.0]
 
 NONSENSE = {
     (DataConfig, "data"): ["", " ", None, 3],
-    (DataConfig, "split_seed"): [*NOT_WHOLE],
-    (DataConfig, "batch_size"): [*NOT_WHOLE, 0, -1, None],
+    (DataConfig, "fields"): ["", "output", 3, ["output=a"]],
+    (DataConfig, "split_seed"): [*NOT_WHOLE, -1, 2**32],
+    (DataConfig, "batch_size"): [*NOT_WHOLE, 0, -1, 10**10, None],
+    (DataConfig, "max_test_records"): [*NOT_WHOLE, 0, -1],
+    (DataConfig, "max_val_records"): [*NOT_WHOLE, 0, -1],
     (DataConfig, "on_overflow"): ["", "cut", None, 0, ["drop"]],
-    (TrainConfig, "epochs"): [*NOT_WHOLE, 0, -1, None],
-    (TrainConfig, "lr"): [*NO_NUMBER, 0, -1e-4],
-    (TrainConfig, "weight_decay"): [*NO_NUMBER, -0.1, None],
-    (TrainConfig, "warmup_steps"): [*NO_NUMBER, -1, -0.1, 1.5, None],
+    (TrainConfig, "epochs"): [*NOT_WHOLE, 0, -1, 10**400, None],
+    (TrainConfig, "lr"): [*NO_NUMBER, 0, -1e-4, 1e10, 10**400],
+    (TrainConfig, "weight_decay"): [*NO_NUMBER, -0.1, 1e300, None],
+    (TrainConfig, "warmup_steps"): [*NO_NUMBER, -1, -0.1, 1.5, 1e300, None],
     (TrainConfig, "gradient_accumulation_steps"): [*NOT_WHOLE, 0, None],
     (TrainConfig, "max_grad_norm"): [*NO_NUMBER, 0, -1, None],
-    (TrainConfig, "eval_steps"): [*NOT_WHOLE, 0, None],
+    (TrainConfig, "eval_steps"): [*NOT_WHOLE, 0, -1],
     (TrainConfig, "save_minutes"): [*NO_NUMBER, 0, -1, None],
     (TrainConfig, "save_steps"): [*NOT_WHOLE, 0],
-    (TrainConfig, "seed"): [*NOT_WHOLE, None],
+    (TrainConfig, "seed"): [*NOT_WHOLE, -1, 2**32, 10**25, None],
     (TrainConfig, "optimizer"): ["sgd", "", None, 8, ["adamw"]],
     (TrainConfig, "bf16"): [1, 0, "yes", None],
     (TrainConfig, "gradient_checkpointing"): [1, 0, "yes", None],
+    (TrainConfig, "fsdp"): [1, 0, "yes", None],
     (LoraConfig, "lora_rank"): [*NOT_WHOLE, -1, None],
     (LoraConfig, "lora_alpha"): [*NO_NUMBER, 0, -1, None],
     (LoraConfig, "lora_dropout"): [*NO_NUMBER, -0.1, 1, None],
     (LoraConfig, "lora_target_modules"): ["", 3, ["c_attn"]],
     (GenerationConfig, "max_new_tokens"): [*NOT_WHOLE, 0, None],
-    (GenerationConfig, "temperature"): [*NO_NUMBER, -0.1, None],
-    (GenerationConfig, "top_k"): [*NOT_WHOLE, 0, -1],
+    (GenerationConfig, "temperature"): [*NO_NUMBER, -0.1, 1e-9, 1001, None],
+    (GenerationConfig, "top_k"): [*NOT_WHOLE, 0, -1, 10**30],
     (GenerationConfig, "top_p"): [*NO_NUMBER, 0, 1.1, -0.5],
-    (GenerationConfig, "seed"): [*NOT_WHOLE, None],
+    (GenerationConfig, "seed"): [*NOT_WHOLE, -1, 2**32, None],
     (JudgeConfig, "judge"): ["", " ", 3],
     (JudgeConfig, "judge_model"): ["", 3],
     (JudgeConfig, "judge_key_env"): ["", 3],
@@ -61,7 +67,8 @@ NONSENSE = {
 }
 # the smallest and largest that are allowed
 SENSE = {
-    (DataConfig, "split_seed"): [None, 0, -1],
+    (DataConfig, "fields"): [None, "output=a,input=b", {"output": "a"}],
+    (DataConfig, "split_seed"): [None, 0, 2**32 - 1],
     (DataConfig, "on_overflow"): ["error", "drop", "truncate"],
     (TrainConfig, "lr"): [None, 1e-9, 1],
     (TrainConfig, "weight_decay"): [0, 0.0],
@@ -69,11 +76,11 @@ SENSE = {
     (TrainConfig, "save_minutes"): [5, 0.01],
     (TrainConfig, "save_steps"): [None, 1],
     (TrainConfig, "optimizer"): ["adamw", "adamw8bit"],
-    (TrainConfig, "seed"): [0, -1, 10**25],
+    (TrainConfig, "seed"): [0, 2**32 - 1],
     (LoraConfig, "lora_rank"): [0, 1],
     (LoraConfig, "lora_dropout"): [0, 0.99],
     (LoraConfig, "lora_target_modules"): [None, "c_attn,c_proj"],
-    (GenerationConfig, "temperature"): [0, 0.0, 2],
+    (GenerationConfig, "temperature"): [0, 0.0, 0.001, 2, 1000],
     (GenerationConfig, "top_k"): [None, 1],
     (GenerationConfig, "top_p"): [None, 1, 1e-6],
     (JudgeConfig, "judge_timeout"): [None, 0.5, 900],
@@ -111,6 +118,14 @@ def test_all_faults_come_at_once():
 def test_settings_cannot_be_changed_afterwards():
     with pytest.raises(AttributeError):
         TrainConfig().epochs = 3
+
+
+@pytest.mark.parametrize(
+    "device", ["gpu", "", "meta", "hpu", "cuda:99", "cpu:x", 3, None, ["cpu"]]
+)
+def test_a_device_that_is_not_here_is_refused_before_a_file_is_looked_for(device):
+    with pytest.raises(ValueError, match=re.escape(f"device {device!r} cannot be")):
+        gpt_course.load("no such model", device)
 
 
 # --- help ---

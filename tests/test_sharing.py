@@ -16,17 +16,20 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_course.dataset import load_data, render_prompt
+from gpt_course.dataset import render_prompt
+from gpt_course.evaluation import score_groups, score_responses
 from gpt_course.files import write_json
 from gpt_course.generation import generate
 from gpt_course.gguf import export_gguf, gguf_names, modelfile
 from gpt_course.history import History
 from gpt_course.model import GPT, GPTConfig, init_weights
 from gpt_course.model_card import model_card
-from gpt_course.pretrained import load_pretrained
+from gpt_course.model_folders import load_pretrained, save_pretrained
 from gpt_course.prompts import as_messages, chat_template
 from gpt_course.protocols import COLUMNS
-from gpt_course.responses import encode_prompts
+from gpt_course.records import load_data
+from gpt_course.responses import Response, encode_prompts
+from gpt_course.run_folder import Run
 from gpt_course.settings import GenerationConfig
 from gpt_course.sharing import export_hf, push_to_hub
 from gpt_course.tokenizers import EOS_TOKEN, load_tokenizer
@@ -533,7 +536,8 @@ def test_the_card_tells_what_the_run_knows_and_hides_the_machine(run, tmp_path):
         "| epochs | 2 |",
         "| lr | 5e-05 |",
         "before: validation 3.70",
-        "| loss (nats per response token) | 3.800 | 0.500 |",
+        "| loss (nats per response token) | 3.800  |              | 0.500 |",
+        "Greedy answers to the test records",
         "of which 40 records",
         "25% of its own test records",
         EOS_TOKEN,
@@ -554,6 +558,45 @@ def test_the_card_tells_what_the_run_knows_and_hides_the_machine(run, tmp_path):
         ).license
         == "cc-by-4.0"
     )
+
+
+def change(path, **fields):
+    write_json(path, json.loads(path.read_text("utf-8")) | fields)
+
+
+def test_the_card_says_how_the_answers_were_written(run):
+    settings = {"model": "tiny", "data": "builtin", "temperature": 0.7}
+    change(run / "run.json", settings=settings)
+    text = model_card("x", small()[0], run)
+    assert "Answers drawn at temperature 0.7 to the test records" in text
+    assert "Greedy" not in text
+
+
+def test_the_card_has_a_line_for_each_ring_with_intervals(run):
+    records = [{"instruction": "Say.", "output": "Hi.", "ring": "kind"}] * 3
+    records += [{"instruction": "Tell.", "output": "Ho.", "task": "open_talk"}]
+    responses = [Response("Hi", "stop")] * 4
+    scores = score_responses(records, responses) | {"loss": 0.5}
+    scores["groups"] = score_groups(records, responses)
+    change(run / "metrics.json", before=scores, after=scores)
+    text = model_card("x", small()[0], run)
+    assert re.search(r"^\| new kind +\| before \| 3 \| 100.0 \(\d\d–100\)", text, re.M)
+    assert re.search(r"^\| +\| after +\| 3 \| 100.0 \(\d\d–100\)", text, re.M)
+    assert "100% of its own test records that ask for a short answer" in text
+
+
+def test_the_card_knows_nothing_of_a_model_that_was_saved_over_a_run(run, tmp_path):
+    model, tokenizer = small()
+    save_pretrained(model, tokenizer, run)
+    left = Run(run).weights_sha256()
+    change(run / "metrics.json", weights_sha256=left)
+    assert "gpt2-medium" in model_card("x", model, run)
+    other, _ = small(seed=2)
+    save_pretrained(other, tokenizer, run)
+    text = model_card("x", other, run)
+    assert "had no record of a run" in text
+    assert "0.55" not in text and "gpt2-medium" not in text
+    assert card_of(text, tmp_path).license is None
 
 
 def test_the_card_is_honest_about_runs_that_are_not_there(run, tmp_path):

@@ -6,19 +6,24 @@ import time
 
 import pytest
 
-from gpt_course.dataset import load_data, render_prompt
+from gpt_course.dataset import render_prompt
+from gpt_course.model_files import (
+    TOKENIZER_FILES,
+    TOKENIZER_SETTINGS,
+    TOKENIZER_TABLES,
+)
 from gpt_course.prompts import as_messages, chat_template
 from gpt_course.protocols import Tokenizer
+from gpt_course.records import load_data
 from gpt_course.tokenizers import (
     EOS_TOKEN,
-    OTHER_TOKENIZER_FILES,
-    TOKENIZER_FILES,
     BPETokenizer,
     OtherTokenizer,
     byte_characters,
     folder_tokenizer,
     load_tokenizer,
 )
+from gpt_course.transformers_model import load_transformers_tokenizer
 
 RECORDS = load_data("builtin")
 SIZES = [("gpt2", None), ("gpt2", 4096), ("gpt2", 257), ("tiny", None), ("tiny", 300)]
@@ -149,12 +154,15 @@ def test_a_folder_that_is_written_again_is_read_again(tmp_path):
 
 
 def test_stale_files_are_removed(tmp_path):
-    for name in OTHER_TOKENIZER_FILES:
+    for name in TOKENIZER_SETTINGS:
         write(tmp_path / name, {})
-    (tmp_path / "notes.txt").write_text("mine")
+    mine = {*TOKENIZER_TABLES, "notes.txt"}
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     saved(tmp_path)
-    found = {p.name for p in tmp_path.iterdir()}
-    assert found == {*TOKENIZER_FILES, "notes.txt"}
+    assert {p.name for p in tmp_path.iterdir()} == {*TOKENIZER_FILES, *mine}
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+    assert folder_tokenizer(tmp_path, 300).vocab_size == 300
 
 
 @pytest.mark.parametrize("name, size", [("gpt2", None), ("tiny", None), ("gpt2", 300)])
@@ -506,3 +514,114 @@ def test_a_million_spaces_are_refused_and_not_left_to_a_panic(space):
         tokenizer.encode("ab" + 1_100_000 * space)
     text = "ab" + 800_000 * space + "c"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+# --- the same ids as Transformers, whatever was altered ---
+
+
+def by_transformers(change):
+    "A folder that Transformers loaded, changed and saved, as people do."
+
+    def alter(folder, raw):
+        transformers = pytest.importorskip("transformers")
+        auto = transformers.AutoTokenizer.from_pretrained(folder)
+        change(auto)
+        for path in folder.iterdir():
+            path.unlink()
+        auto.save_pretrained(folder)
+        raw.clear()
+
+    return alter
+
+
+def added(**flags):
+    "An added token that is part of words of the texts, with these flags."
+    from transformers import AddedToken
+
+    return lambda auto: auto.add_tokens([AddedToken("er", **flags), "zymurgite"])
+
+
+def sequence(*parts):
+    return {"type": "Sequence", "pretokenizers": [*parts]}
+
+
+PLAIN_LEVEL = SPACED | {"add_prefix_space": False, "trim_offsets": True}
+ALTERED = {
+    "plain added tokens": by_transformers(lambda auto: added()(auto)),
+    "an added word": by_transformers(lambda auto: added(single_word=True)(auto)),
+    "one that eats spaces": by_transformers(
+        lambda auto: added(lstrip=True, rstrip=True)(auto)
+    ),
+    "special added tokens": by_transformers(
+        lambda auto: auto.add_special_tokens({"pad_token": "<pad>"})
+    ),
+    "saved again by Transformers": by_transformers(lambda auto: None),
+    "small letters": OTHERS["a normalizer"],
+    "composed letters": with_part("normalizer", {"type": "NFKC"}),
+    "a space first": with_part(
+        "pre_tokenizer", PLAIN_LEVEL | {"add_prefix_space": True}
+    ),
+    "no regex": with_part("pre_tokenizer", PLAIN_LEVEL | {"use_regex": False}),
+    "digits alone": with_part(
+        "pre_tokenizer",
+        sequence({"type": "Digits", "individual_digits": True}, PLAIN_LEVEL),
+    ),
+    "a start token": with_part(
+        "post_processor",
+        TEMPLATE
+        | {
+            "pair": TEXT,
+            "special_tokens": {
+                EOS_TOKEN: {"id": EOS_TOKEN, "ids": [299], "tokens": [EOS_TOKEN]}
+            },
+        },
+    ),
+    "merges in another order": swap_merges,
+    "whole words first": OTHERS["whole words first"],
+    "a setting for a space": OTHERS["a setting for a space"],
+    "a setting for a start token": OTHERS["a setting for a start token"],
+    "an end token that is plain": lambda folder, raw: raw["added_tokens"][0].update(
+        special=False
+    ),
+    "an end token that eats spaces": lambda folder, raw: raw["added_tokens"][0].update(
+        lstrip=True
+    ),
+    "added tokens in the settings": with_config(
+        added_tokens_decoder={"300": {"content": "er", "special": False}}
+    ),
+    "an unknown setting": with_config(do_lower_case=True),
+    "the old form": old_form,
+    "the old form and added tokens": lambda folder, raw: (
+        old_form(folder, raw),
+        write(folder / "added_tokens.json", {"er": 300}),
+    ),
+    "files of somebody's own": lambda folder, raw: [
+        (folder / name).write_text("mine") for name in TOKENIZER_TABLES
+    ],
+}
+
+
+@pytest.mark.parametrize("change", ALTERED.values(), ids=ALTERED)
+def test_an_altered_tokenizer_gives_the_ids_of_transformers(tmp_path, change):
+    transformers = pytest.importorskip("transformers")
+    raw = saved(tmp_path)
+    change(tmp_path, raw)
+    if raw:
+        write(tmp_path / "tokenizer.json", raw)
+    write(tmp_path / "config.json", {"model_type": "gpt2"})
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = folder_tokenizer(tmp_path, 400) or load_transformers_tokenizer(tmp_path)
+    many = [*texts(900, seed=3), *(f"{a} zymurgite{a}" for a in texts(100, seed=4))]
+    options = {"split_special_tokens": True, "add_special_tokens": False}
+    assert [ours.encode(text) for text in many] == auto(many, **options)["input_ids"]
+    assert ours.eos_id == auto.eos_token_id
+    # and the folder that is saved again gives them too
+    if isinstance(ours, BPETokenizer):
+        ours.save(tmp_path / "again", n_positions=64)
+    else:
+        ours.save(tmp_path / "again", 64)
+    write(tmp_path / "again" / "config.json", {"model_type": "gpt2"})
+    again = folder_tokenizer(tmp_path / "again", 400)
+    again = again or load_transformers_tokenizer(tmp_path / "again")
+    for text in many[::20]:
+        assert again.encode(text) == ours.encode(text)

@@ -9,15 +9,16 @@ import torch
 from gpt_course.batching import IGNORE_INDEX
 from gpt_course.dataset import Splits, render_prompt
 from gpt_course.evaluation import score_responses
-from gpt_course.finetuning import Checkpointer, evaluate_loss, finetune
+from gpt_course.finetuning import evaluate_loss, finetune
 from gpt_course.generation import generate
 from gpt_course.loaders import make_loaders
 from gpt_course.model import GPT
-from gpt_course.pretrained import load_pretrained, read_config, save_pretrained
+from gpt_course.model_folders import load_pretrained, read_config, save_pretrained
 from gpt_course.protocols import CausalLM, Tokenizer
 from gpt_course.responses import respond
 from gpt_course.settings import GenerationConfig, TrainConfig
 from gpt_course.tokenizers import load_tokenizer
+from gpt_course.training_state import Checkpointer
 from gpt_course.transformers_model import (
     TransformersModel,
     TransformersTokenizer,
@@ -153,6 +154,52 @@ def test_logits_and_batched_greedy_answers_are_those_of_transformers(kind, their
     assert len({tuple(a.ids) for a in answers}) > 3  # not all the same token
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_mask_counts_without_caches_too(kind, theirs):
+    "The padding of a shorter row is not seen, whichever way the row is read."
+    model, _ = load_pretrained(theirs(kind))
+    ids = torch.randint(1, V, (2, 30), generator=torch.Generator().manual_seed(2))
+    real = torch.ones(2, 30, dtype=torch.bool)
+    real[1, :7] = False
+    mask = (real[:, None] & torch.ones(30, 30, dtype=torch.bool).tril())[:, None]
+    positions = (real.cumsum(1) - 1).clamp(min=0)
+    alone = [model.hidden(ids[:1])[0], model.hidden(ids[1:, 7:])[0]]
+    for caches in (None, model.make_caches(30)):
+        both = model.hidden(ids, positions, mask, caches)
+        torch.testing.assert_close(both[0], alone[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(both[1, 7:], alone[1], atol=1e-4, rtol=1e-4)
+    unpadded = model.hidden(ids, None, mask[:1])
+    torch.testing.assert_close(unpadded[0], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def right(mask):
+    mask[1, :, :, 25:] = False
+
+
+def hole(mask):
+    mask[1, :, 10:, 5] = False
+
+
+def two_texts(mask):
+    mask[:, :, 15:, :15] = False
+
+
+def future(mask):
+    mask[0, 0, 3, 8] = True
+
+
+@pytest.mark.parametrize("change", [right, hole, two_texts, future])
+def test_a_mask_that_transformers_cannot_be_told_is_refused(change, theirs):
+    model, _ = load_pretrained(theirs("llama"))
+    ids = torch.randint(1, V, (2, 30), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(2, 1, 30, 30, dtype=torch.bool).tril()
+    change(mask)
+    for caches in (None, model.make_caches(30)):
+        with pytest.raises(ValueError, match="attn_mask hides more.*pad on the left"):
+            model.hidden(ids, None, mask, caches)
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
 def test_the_course_fine_tunes_answers_scores_and_saves_it(kind, theirs, tmp_path):
     model, tokenizer = load_pretrained(theirs(kind))
@@ -285,7 +332,7 @@ def test_checkpoints_that_are_not_whole_are_refused(theirs, tmp_path):
         load_pretrained(folder)
     data = (theirs("llama") / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:-5])
-    with pytest.raises(ValueError, match="cannot load it"):
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
         load_pretrained(folder)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"")
@@ -410,7 +457,7 @@ def test_gpt2s_own_tokenizer_needs_no_transformers(tmp_path, monkeypatch):
     def refuse(folder):
         raise AssertionError("this tokenizer needs no Transformers")
 
-    monkeypatch.setattr("gpt_course.pretrained.load_transformers_tokenizer", refuse)
+    monkeypatch.setattr("gpt_course.model_folders.load_transformers_tokenizer", refuse)
     _, tokenizer = load_pretrained(tmp_path)
     text = "Hello cab, naïve 三!"
     assert tokenizer.encode(text) == ours.encode(text) == theirs.encode(text)

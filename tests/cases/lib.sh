@@ -5,7 +5,7 @@ gc() { "$PY" -m gpt_course.cli "$@"; }
 small() { "$PY" - "$T/small" <<'P'
 import sys
 from gpt_course.model import GPT, GPTConfig, init_weights
-from gpt_course.pretrained import save_pretrained
+from gpt_course.model_folders import save_pretrained
 save_pretrained(init_weights(GPT(GPTConfig(vocab_size=400, n_positions=512, n_embd=32, n_layer=2, n_head=4)), seed=3), None, sys.argv[1])
 P
 }
