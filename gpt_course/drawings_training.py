@@ -123,7 +123,8 @@ def answers_view(
         right = answer == wanted
         fill, mark = ("#e3f1e7", "✓") if right else (CARD, "")
         cells = (str(step), f"{loss:.2f}", mark, answer)
-        shown = "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in cells)
+        texts = [escape(cell).replace("\n", "<br>") for cell in cells]
+        shown = "".join(f'<td style="{_CELL}">{text}</td>' for text in texts)
         body += f'<tr style="background:{fill}">{shown}</tr>'
     titles = ("step", "validation loss", "", escape(question))
     head = "".join(f'<th style="{_CELL}">{t}</th>' for t in titles)
