@@ -341,9 +341,12 @@ def _number_faults(stored: dict[str, StoredTensor], most: float) -> Iterator[str
 
 # %% ../nbs/reference/checkpoints.ipynb #checkpoints-024-e
 def _steps(state: dict) -> float:
-    "Steps that a run has made: one for each row but the first."
+    "Steps that a run has made: one for each row but that of step 0."
     rows = state.get("rows")
-    return len(rows) - 1 if isinstance(rows, list) else math.inf
+    if not isinstance(rows, list):
+        return math.inf
+    begun = bool(rows) and isinstance(rows[0], dict) and rows[0].get("step") == 1
+    return len(rows) if begun else len(rows) - 1
 
 
 def _check_stateless(stateless: list, states: list[dict], steps: float) -> None:

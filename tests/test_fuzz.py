@@ -431,7 +431,8 @@ def test_what_is_drawn_from_is_a_distribution(asked, numbers):
         assert probs.shape == logits.shape
         assert (probs >= 0).all()
         assert math.isclose(probs.sum().item(), 1, rel_tol=1e-5)
-        assert probs[logits.argmax()] > 0
+        # the likeliest is kept, or one that differs by less than the arithmetic sees
+        assert logits[probs > 0].max() >= logits.max() - 1e-6
         if config.top_k:
             assert (probs > 0).sum() <= config.top_k
 

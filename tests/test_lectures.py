@@ -36,6 +36,7 @@ def test_the_tree_is_copied(copied):
     assert {path.parent.as_posix() for path in NAMES} == {
         ".",
         "beyond",
+        "pages",
         "reference",
         "tiny",
     }

@@ -94,6 +94,8 @@ def llama():
         eos_token_id=1,
     )
     model = scattered(transformers.LlamaForCausalLM(config))
+    with torch.no_grad():
+        model.lm_head.weight[0] = 0  # no trained model writes `<pad>`
     # as many published models have it; it must not decide here
     model.generation_config.do_sample = True
     model.generation_config.temperature = 0.6
@@ -104,8 +106,9 @@ def lora_llama():
     model, tokenizer = llama()
     add_lora(model, rank=2, target_modules="q_proj,v_proj")
     with torch.no_grad():
+        torch.manual_seed(1)
         for layer in lora_layers(model).values():
-            layer.lora_B.normal_()
+            layer.lora_B.normal_(0, 0.1)  # as large as a trained one, not larger
     return remove_lora(merge_lora(model)), tokenizer
 
 
