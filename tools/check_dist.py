@@ -21,7 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HIDDEN = ("__pycache__", ".ipynb_checkpoints", ".DS_Store")
 # names under which a distribution is imported, where they differ
-IMPORTED_AS = {"huggingface-hub": "huggingface_hub", "rouge-score": "rouge_score"}
+IMPORTED_AS = {
+    "huggingface-hub": "huggingface_hub",
+    "ipython": "IPython",
+    "rouge-score": "rouge_score",
+}
 
 
 def only(folder, pattern):
