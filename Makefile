@@ -48,7 +48,7 @@ lint: $(STAMP)
 proof: $(STAMP)
 	@$(BIN)/python tools/check_wheel.py --all
 	@$(BIN)/python tests/kills.py --kills 200
-	@GPT_COURSE_PROOF=1 $(BIN)/python -m pytest -q tests/test_fuzz.py tests/test_fuzz_models.py
+	@GPT_COURSE_PROOF=1 $(BIN)/python -m pytest -q tests/test_fuzz.py tests/test_fuzz_models.py tests/test_distributed.py
 
 lab: $(STAMP)
 	@$(BIN)/jupyter lab nbs
