@@ -196,3 +196,30 @@ def test_a_term_of_the_glossary_is_explained_where_it_says():
             missing.append(f"{term}: {path.name}")
     assert len(glossary()) > 60
     assert missing == []
+
+
+def stored_kinds(notebook):
+    "The kinds of output that it holds, each with its cell."
+    return [
+        (cell["id"], kind)
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        for kind in output.get("data", {})
+    ]
+
+
+def asks_another_host(kind):
+    """Quarto puts scripts of other hosts before such an output: the manager of widgets,
+    and require.js and jQuery before HTML (src/core/jupyter/widgets.ts, 1.9).
+    """
+    return kind == "text/html" or kind.startswith("application/vnd.jupyter.widget")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(course_text.NBS.rglob("*.ipynb")), ids=lambda p: p.stem
+)
+def test_no_stored_output_asks_another_host(path):
+    notebook = json.loads(path.read_text("utf-8"))
+    found = [found for found in stored_kinds(notebook) if asks_another_host(found[1])]
+    assert found == []
+    assert "widgets" not in notebook["metadata"]

@@ -45,6 +45,8 @@ def stable_widget_ids(nb):
         )
     for i in set(state) - set(order):
         del state[i]
+    if not order:
+        nb.metadata.pop("widgets", None)
     return json.loads(
         re.sub(r"[0-9a-f]{32}", lambda m: order.get(m[0], m[0]), json.dumps(nb))
     )
